@@ -1,0 +1,270 @@
+"""Typed, strict recipes: YAML, then `quick`, then `key=value` overrides, then one frozen pydantic model.
+
+    recipes/pretrain/x.yaml ─► plain dict ─► quick values ─► dotted overrides ─► Section (frozen, nothing extra)
+
+A section that names a component (`objective: {name: dpo, ...}`) is validated by that component's own `Settings`, found
+by name through the registry; nothing else is imported. This module itself imports neither torch nor numpy.
+"""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import core_schema
+
+from llmkit import registry
+from llmkit.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A frozen group of settings that accepts no key it does not know. `quick_values` is what `quick=true` writes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    quick_values: ClassVar[dict[str, Any]] = {}
+
+
+class Component:
+    """Annotation of a field that holds the `Settings` of a registered component, chosen by its `name` key."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+
+    def settings(self, value: Any) -> Section:
+        if isinstance(value, Section):
+            return value
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise ValueError(f"needs a mapping with a name; known: {', '.join(registry.names(self.kind))}")
+        return registry.find(self.kind, value["name"]).Settings.model_validate(value)
+
+    def __get_pydantic_core_schema__(self, source, handler):
+        dump = core_schema.plain_serializer_function_ser_schema(lambda section: section.model_dump())
+        return core_schema.no_info_plain_validator_function(self.settings, serialization=dump)
+
+    def __get_pydantic_json_schema__(self, schema, handler):
+        kinds = [registry.find(self.kind, name).Settings for name in registry.names(self.kind)]
+        return {"oneOf": [inline_schema(kind) for kind in kinds]}
+
+
+def inline_schema(section: type[Section]) -> dict:
+    """The JSON schema of `section` with its `$defs` written in place, so that it can stand inside another one."""
+    schema = section.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def put(node):
+        if isinstance(node, dict) and "$ref" in node:
+            return put(definitions[node["$ref"].rsplit("/", 1)[1]])
+        if isinstance(node, dict):
+            return {key: put(value) for key, value in node.items()}
+        return [put(value) for value in node] if isinstance(node, list) else node
+
+    return put(schema)
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML without the parts that surprise or attack: no tags, aliases or repeated keys; `1e-4` is a number."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.events.AliasEvent):
+            raise ConfigError(f"line {self.peek_event().start_mark.line + 1}: YAML aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConfigError(f"line {node.start_mark.line + 1}: the key {key!r} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
+PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+MAX_BYTES = 1 << 20
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Plain data from YAML text; ConfigError names `where` and the line."""
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{where}: {len(text)} characters are too many for a recipe (at most {MAX_BYTES})")
+    try:
+        return yaml.load(text, PlainLoader)  # noqa: S506 - PlainLoader is a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}, {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from None
+
+
+def homes(folder: str) -> list[Path]:
+    """Where recipes, tokenizer specs and suites are looked for: here, in the clone, in the installed package."""
+    package = Path(__file__).parent
+    places = [Path.cwd() / folder, package.parent / folder, package / "share" / folder]
+    return [place for place in dict.fromkeys(places) if place.is_dir()]
+
+
+def locate(name: str, folder: str) -> Path:
+    """The YAML file that `name` means: a path, or a name (`quickstart`, `pretrain/gpt_tiny`) under `folder`."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    inside = name.removeprefix(f"{folder}/")
+    stems = {}
+    for home in homes(folder):
+        for file in sorted(home.rglob("*.yaml")):
+            relative = file.relative_to(home).with_suffix("").as_posix()
+            stems.setdefault(relative, file)
+            if inside.removesuffix(".yaml") in (relative, file.stem):
+                return file
+    close = difflib.get_close_matches(inside.removesuffix(".yaml"), stems, 1, 0.4)
+    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(stems)) or 'none'}"
+    raise ConfigError(f"{name}: there is no such file, nor a recipe of that name in {folder}/; {hint}")
+
+
+def read(name: str, folder: str = "recipes") -> dict:
+    """The mapping in a recipe file, untyped."""
+    path = locate(name, folder)
+    try:
+        tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text at byte {error.start}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of sections, this is {type(tree).__name__}")
+    return tree
+
+
+def override(tree: dict, assignments: list[str] | dict[str, Any]) -> dict:
+    """`tree` with `a.b=value` written into it; values are YAML, so they are typed."""
+    if not isinstance(assignments, dict):
+        pairs = {}
+        for text in assignments:
+            key, equals, value = text.partition("=")
+            if not equals or not key:
+                raise ConfigError(f"{text!r}: an override is written key=value")
+            pairs[key] = parse_yaml(value, key)
+        assignments = pairs
+    for key, value in assignments.items():
+        tree = _put(tree, key.split("."), value, key)
+    return tree
+
+
+def _put(tree: Any, path: list[str], value: Any, key: str) -> dict:
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{key}: {path[0]} cannot be set inside {tree!r}, which is not a section")
+    head, *rest = path
+    return {**tree, head: _put(tree.get(head), rest, value, key) if rest else value}
+
+
+# ---- validating --------------------------------------------------------------------------------------------------
+
+S = TypeVar("S", bound=Section)
+
+
+def resolve(model: type[S], tree: dict, assignments: list[str] | dict[str, Any] = (), quick: bool = False) -> S:
+    """`tree` as a `model`: quick values first, then overrides (which win), then strict validation.
+
+    Raises ConfigError with the dotted key, the value, the rule, and the nearest valid key.
+    """
+    changed = override(tree, assignments)
+    if quick or changed.get("quick"):
+        tree = override(_quick(model, {**changed, "quick": True}), assignments)
+    else:
+        tree = changed
+    if "quick" not in model.model_fields:
+        tree = {key: value for key, value in tree.items() if key != "quick"}
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, model, tree)) from None
+
+
+def load(model: type[S], name: str, assignments=(), quick: bool = False, folder: str = "recipes") -> S:
+    """Read, override and validate the recipe called `name`."""
+    return resolve(model, read(name, folder), assignments, quick)
+
+
+def _settings_class(field, value) -> type[Section] | None:
+    """The Section class that will validate `value` in `field`, if it is a section at all."""
+    component = next((m for m in field.metadata if isinstance(m, Component)), None)
+    if component and isinstance(value, dict) and isinstance(value.get("name"), str):
+        return registry.find(component.kind, value["name"]).Settings
+    kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
+
+
+def _quick(model: type[Section], tree: dict) -> dict:
+    """`tree` with the `quick_values` of every section in it written over what it says."""
+    out = {**tree, **{k: v for k, v in model.quick_values.items()}}
+    for key, field in model.model_fields.items():
+        section = _settings_class(field, out.get(key))
+        if section and (isinstance(out.get(key), dict) or (key not in out and section.quick_values)):
+            out[key] = _quick(section, out.get(key) or {})
+    return out
+
+
+def _explain(error: ValidationError, model: type[Section], tree: dict) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    dotted = ".".join(path) or "recipe"
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(model, tree, path[:-1])
+        close = difflib.get_close_matches(path[-1], known, 1, 0.5)
+        prefix = "".join(f"{p}." for p in path[:-1])
+        hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+        return f"{dotted}: no such setting; {hint}{more}"
+    if first["type"] == "missing":
+        return f"{dotted}: is required and has no default; set it in the recipe or as {dotted}=VALUE{more}"
+    rule = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    value = json.dumps(first["input"], default=str)
+    if first["type"] == "value_error" and isinstance(first["input"], (dict, BaseModel)):
+        return f"{dotted}: {rule}{more}"
+    return f"{dotted}: {value[:80]} {rule}{more}"
+
+
+def _known_keys(model: type[Section], tree: Any, path: list[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        tree = tree.get(part) if isinstance(tree, dict) else None
+        section = _settings_class(field, tree) if field else None
+        if section is None:
+            return []
+        model = section
+    return list(model.model_fields)
+
+
+def dump(section: Section) -> str:
+    """The resolved section as YAML text, every key written out."""
+    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, width=110, allow_unicode=True)
+
+
+def differences(old: dict, new: dict, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """`{dotted key: (old, new)}` wherever two plain trees differ."""
+    out = {}
+    for key in dict.fromkeys([*old, *new]):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            out |= differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            out[f"{prefix}{key}"] = (a, b)
+    return out
+
+
+__all__ = [
+    "Any", "ClassVar", "Component", "Field", "Literal", "Section",
+    "differences", "dump", "load", "locate", "override", "parse_yaml", "read", "resolve",
+]  # fmt: skip

@@ -1,0 +1,128 @@
+"""What an objective is: a few facts about a loss. The engine does everything else, once, for all of them.
+
+    prepare(group)            no gradients: rollouts, reference log-probabilities, advantages
+      for each phase due at this step, `updates` times:
+        rows(phase, update)   which micro-batches this update uses
+        count(batch)          the denominators, summed over micro-batches and ranks into `total`
+        loss(batch, total)    this micro-batch's share of the loss, already divided by `total`; and what it saw
+        ... clip, step ...
+        after(seen, applied)  controllers
+"""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from llmkit.config import Section
+
+Batch = dict[str, Any]
+"""Tensors by name, rows first. A batch with no rows still carries one row of padding, so every rank runs it."""
+
+Numbers = dict[str, Any]
+"""Sums by name: Python numbers, or 0-d tensors on the batch's device (read only when something is logged)."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One kind of update: the network it trains (all others are frozen), how often, how many steps a visit."""
+
+    name: str
+    net: str
+    every: int = 1
+    updates: int = 1
+    double_backward: bool = False
+    """The loss differentiates through a gradient (WGAN-GP, R1, path length): ZeRO-3 cannot run it and refuses."""
+
+
+class Objective:
+    """Base of all objectives. A subclass states `Settings`, `phases`, `build`, `count` and `loss`; the rest is optional."""
+
+    Settings: ClassVar[type[Section]]
+    phases: tuple[Phase, ...]
+    draws: int = 1
+    """How many independent sets of rows the loader hands out per step (a GAN with 5 critic updates: 6)."""
+    batch_statistics: bool = False
+    """True if the loss depends on which rows share a micro-batch (BatchNorm): no parity across layouts is claimed."""
+    metric: ClassVar[str] = "loss"
+    """The headline metric, lower is better unless `metric_mode` says max."""
+    metric_mode: ClassVar[str] = "min"
+
+    def __init__(self, settings: Section):
+        self.settings = settings
+        self.state: dict[str, float] = {}
+
+    def build(self, make) -> dict[str, nn.Module]:
+        """The networks by name. `make(head="lm" | "score" | "value", **changes)` builds the recipe's model."""
+        return {phase.net: make() for phase in self.phases}
+
+    def count(self, phase: Phase, batch: Batch) -> Numbers:
+        """Every denominator that `loss` uses, of this micro-batch alone."""
+        raise NotImplementedError
+
+    def loss(self, phase: Phase, nets: dict[str, nn.Module], batch: Batch, total: Numbers):
+        """-> (share of the global loss as a scalar, sums seen). `nets` are raw modules; gradients go to `phase.net`."""
+        raise NotImplementedError
+
+    def prepare(self, group: list[Batch], nets: dict[str, nn.Module], total, key: int) -> list[Batch]:
+        """Work without gradients before the updates of a step. `total({name: number})` sums over ranks; `key` seeds draws."""
+        return group
+
+    def rows(self, phase: Phase, update: int, group: list[Batch]) -> list[Batch]:
+        """The micro-batches of update `update` of `phase`."""
+        return group
+
+    def after(self, phase: Phase, seen: Numbers, applied: bool) -> None:
+        """Controllers. `seen` is summed over micro-batches and ranks; overriding this costs one all-reduce an update."""
+
+    def metrics(self, phase: Phase, seen: Numbers) -> dict[str, float]:
+        """Readable figures from global sums of `seen`: {"loss": ..., "accuracy": ...}."""
+        raise NotImplementedError
+
+
+class PhaseModule(nn.Module):
+    """A network whose forward is the loss of a phase, so that DDP, ZeRO, autocast and compile see one call, one scalar.
+
+    Only the phase's own net is registered; the objective and the other nets are held outside nn.Module's books.
+    """
+
+    def __init__(self, net: nn.Module, objective: Objective, nets: dict[str, nn.Module]):
+        super().__init__()
+        self.net = net
+        object.__setattr__(self, "_objective", objective)
+        object.__setattr__(self, "_nets", nets)
+
+    def forward(self, phase: Phase, batch: Batch, total: Numbers):
+        return self._objective.loss(phase, self._nets, batch, total)
+
+
+@contextlib.contextmanager
+def frozen(*nets: nn.Module):
+    """No gradients for `nets` inside. It has to span the backward too: activation checkpointing recomputes there."""
+    was = [(p, p.requires_grad) for net in nets for p in net.parameters()]
+    try:
+        for p, _ in was:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p, flag in was:
+            p.requires_grad_(flag)
+
+
+def add(dicts) -> Numbers:
+    """Sum mappings of numbers key by key."""
+    out: Numbers = {}
+    for numbers in dicts:
+        for key, value in numbers.items():
+            out[key] = out[key] + value if key in out else value
+    return out
+
+
+def keyed(*parts) -> torch.Generator:
+    """A CPU generator that is a function of `parts` alone: (run seed, purpose, step, update, sample id, ...)."""
+    import hashlib
+
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
