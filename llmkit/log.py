@@ -1,0 +1,73 @@
+"""What a run says: lines on the terminal (rank 0), metrics.jsonl, TensorBoard, and the named points where tests kill it."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def say(line: str) -> None:
+    """One line to the person who runs this; only rank 0 speaks."""
+    if _rank() == 0:
+        print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    """One line on stderr, from any rank that has something to say."""
+    prefix = f"[rank {_rank()}] " if _rank() else ""
+    print(f"{prefix}warning: {line}", file=sys.stderr, flush=True)
+
+
+def fault(name: str, step: int) -> None:
+    """Die here by SIGKILL if LLMKIT_FAULT=name@step:rank says so. The fault tests' only hook in the product."""
+    if (asked := os.environ.get("LLMKIT_FAULT")) and asked in (f"{name}@{step}:{_rank()}", f"{name}@{step}:*"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Metrics:
+    """Figures of a run by step: appended to metrics.jsonl, and to TensorBoard event files if it is installed."""
+
+    def __init__(self, run_dir: Path, after_step: int):
+        """Continue the log in `run_dir`; lines past `after_step`, from a run that died later, are taken back."""
+        self.path = run_dir / "metrics.jsonl"
+        if self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= after_step]
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(f"{line}\n" for line in kept))
+            partial.replace(self.path)
+        self.file = open(self.path, "a", encoding="utf-8")
+        self.board = _board(run_dir / "tb", after_step)
+
+    def write(self, step: int, **figures: float) -> None:
+        line = {"step": step, "time": round(time.time(), 3), **figures}
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        for name, value in figures.items():
+            if self.board and isinstance(value, (int, float)):
+                self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.file.close()
+        if self.board:
+            self.board.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def _board(folder: Path, after_step: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=after_step + 1)

@@ -1,0 +1,65 @@
+"""One way to run any stage: skip what is done, work in a staging directory, publish by rename, leave a manifest."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from llmkit import manifest
+from llmkit.config import Section, differences
+from llmkit.errors import ConfigError
+from llmkit.log import say
+
+
+def perform(verb: str, settings: Section, out: Path, inputs: dict[str, str], work, fresh: bool = False) -> dict[str, Any]:
+    """Run `work(staging) -> result` unless `out` already holds its result, and return the manifest's facts.
+
+    `inputs` maps labels to directories; their fingerprints decide, with the settings, whether `out` is up to date.
+    Raises ConfigError with a two-column difference if `out` was made by other settings (`--fresh` moves it aside).
+    """
+    config = settings.model_dump(mode="json")
+    facts = {
+        "verb": verb,
+        "config": config,
+        "config_hash": manifest.digest(config),
+        "inputs": {label: manifest.fingerprint(Path(folder)) for label, folder in inputs.items() if folder},
+        "input_paths": {label: str(folder) for label, folder in inputs.items() if folder},
+    }
+    if (out / manifest.NAME).exists() and not fresh:
+        old = manifest.read(out)
+        changed = differences(*({"config": f["config"], "inputs": f["inputs"]} for f in (old, facts)))
+        if not changed:
+            say(f"{verb}: {out} is done already")
+            return old
+        raise ConfigError(f"{out}: was made with other settings; use another out=, or --fresh\n{columns(changed)}")
+    staging = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    start = time.monotonic()
+    try:
+        result = work(staging)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    lifted = {key: result.pop(key) for key in ("counts", "licences") if key in result}
+    facts |= {"seconds": round(time.monotonic() - start, 2), "status": "done", **lifted, "result": result}
+    manifest.write(staging, **facts)
+    move_aside(out)
+    staging.rename(out)
+    return facts
+
+
+def move_aside(out: Path) -> None:
+    """Rename an existing `out` to the next free `out.old-N`: --fresh loses nothing."""
+    if out.exists():
+        number = 1
+        while (aside := out.with_name(f"{out.name}.old-{number}")).exists():
+            number += 1
+        out.rename(aside)
+        say(f"moved {out} to {aside}")
+
+
+def columns(changed: dict[str, tuple[Any, Any]]) -> str:
+    """A two-column table `key: old | new` of `config.differences`."""
+    width = max(map(len, changed))
+    return "\n".join(f"  {key:{width}}  {old!r} -> {new!r}" for key, (old, new) in changed.items())
