@@ -1,0 +1,77 @@
+"""Every rank holds every network: DistributedDataParallel, or nothing at all for a single process."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from llmkit.engine import optim
+from llmkit.engine.backend import Applied, Backend, Piece
+from llmkit.objectives.phase import Phase
+
+
+class Ddp(Backend):
+    """Replicated training. Gradients are averaged by DDP; clipping and stepping is the same on every rank."""
+
+    def __init__(self, objective, nets, optims, parallel):
+        super().__init__(objective, nets, optims, parallel)
+        for net in nets.values():
+            net.to(self.device)
+        self.optimizers = {name: optim.build(nets[name], optims[name]) for name in self.trained}
+        self.engines = {name: self._wrap(name) for name in self.trained}
+
+    def _wrap(self, net: str) -> nn.Module:
+        module = self.module(net)
+        if self.world == 1:
+            return module
+        phases = sum(phase.net == net for phase in self.objective.phases)
+        return DistributedDataParallel(
+            module,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=phases > 1,  # a phase may use a part of its net
+        )
+
+    def optimizer(self, net: str) -> optim.AdamW:
+        return self.optimizers[net]
+
+    def accumulate(self, phase: Phase, last: bool):
+        alone = last or self.world == 1
+        return contextlib.nullcontext() if alone else self.engines[phase.net].no_sync()
+
+    def backward(self, phase: Phase, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def step(self, phase: Phase) -> Applied:
+        optimizer = self.optimizers[phase.net]
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        for p in params:
+            if p.grad is None:  # what a phase leaves untouched has gradient zero, as under ZeRO
+                p.grad = torch.zeros_like(p)
+        norm = nn.utils.clip_grad_norm_(params, self.optims[phase.net].clip or float("inf"))
+        finite = norm.isfinite()
+        optimizer.found_inf = (~finite).float()
+        optimizer.step()
+        optimizer.zero_grad()
+        return Applied(finite, norm)
+
+    def pieces(self, net: str, writing: bool) -> Iterator[Piece]:
+        state = self.optimizers[net].state
+        kinds = self.optimizers[net].kinds
+        for i, (name, p) in enumerate(self.nets[net].named_parameters()):
+            if not writing or i % self.world == self.rank:
+                moments = {kind: state[p][kind].view(-1) for kind in kinds if kind in state.get(p, {})}
+                yield name, p.shape, 0, {"param": p.detach().view(-1), **moments}
+
+    def allocate(self, net: str, steps: int) -> None:
+        optimizer = self.optimizers[net]
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                moments = {kind: torch.zeros_like(p) for kind in optimizer.kinds}
+                # the fused kernel keeps its step count on the parameter's device
+                optimizer.state[p] = {"step": torch.tensor(float(steps), device=p.device), **moments}
+
+    def steps_taken(self, net: str) -> int:
+        return max((int(s["step"]) for s in self.optimizers[net].state.values()), default=0)

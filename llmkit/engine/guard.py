@@ -1,0 +1,36 @@
+"""Non-finite steps are never applied; this counts them, says so, and gives up when there are too many in a row."""
+
+import torch
+
+from llmkit.engine.backend import Applied
+from llmkit.errors import DivergedError
+from llmkit.log import say
+
+
+class Guard:
+    """Reads each outcome one step late, when the device has long finished it, so that nobody waits."""
+
+    def __init__(self, max_skips: int):
+        self.max_skips = max_skips
+        self.skipped = 0
+        self.in_a_row = 0
+        self._pending: list[torch.Tensor] = []
+
+    def watch(self, outcome: Applied) -> None:
+        self._pending.append(outcome.applied)
+
+    def check(self, done: int, newest) -> None:
+        """Count the skips of the steps before this one. DivergedError once `max_skips` came in a row."""
+        while len(self._pending) > 1 or (self._pending and self.in_a_row):
+            if bool(self._pending.pop(0)):
+                self.in_a_row = 0
+                continue
+            self.skipped += 1
+            self.in_a_row += 1
+            say(f"step {done}: gradient is not finite; the step was skipped ({self.in_a_row} in a row)")
+            if self.in_a_row >= self.max_skips:
+                kept = f"the last good checkpoint is {newest()}" if newest() else "no checkpoint was saved yet"
+                raise DivergedError(
+                    f"step {done}: {self.in_a_row} non-finite gradients in a row; {kept}; "
+                    "lower optim.lr, or look at the data of these steps"
+                )

@@ -1,0 +1,69 @@
+"""AdamW with a tail, and which parameters decay.
+
+What a GAN or an averaged model does to weights after a step (clamp, moving average) is elementwise, so it belongs to
+the optimiser: there it runs on whatever flat shard a backend hands over, only on steps that are applied, and its
+state is saved with the moments.
+"""
+
+import torch
+from torch import nn
+
+from llmkit.engine.recipe import Optim
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, then `clamp` to +-clamp and an exponential moving average in `state[p]["ema"]`.
+
+    `found_inf` (0-d float tensor, 1 = skip) makes a step do nothing, without the host having to know.
+    """
+
+    def __init__(self, params, clamp: float = 0.0, ema: float = 0.0, **kwargs):
+        super().__init__(params, **kwargs)
+        self.clamp, self.ema = clamp, ema
+        self.found_inf: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        first = {p: p.detach().clone() for p in params if self.ema and "ema" not in self.state.get(p, {})}
+        super().step(closure)
+        for p in params:
+            if self.clamp:
+                p.clamp_(-self.clamp, self.clamp)
+            if self.ema:
+                average = self.state[p].setdefault("ema", first.get(p))
+                average.lerp_(p, self._weight(p))
+        return None
+
+    def _weight(self, p: torch.Tensor) -> torch.Tensor | float:
+        if self.found_inf is None:
+            return 1 - self.ema
+        return ((1 - self.ema) * (1 - self.found_inf)).to(p.dtype)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The elementwise state that a checkpoint carries beside the weights."""
+        return ("exp_avg", "exp_avg_sq", "ema") if self.ema else ("exp_avg", "exp_avg_sq")
+
+
+def decays(name: str, p: nn.Parameter) -> bool:
+    """Weight decay is for matrices; not for norms, biases and embeddings."""
+    return p.ndim > 1 and "embed" not in name
+
+
+def build(net: nn.Module, settings: Optim) -> AdamW:
+    """The optimiser of one network: two groups by rule, the fused kernel."""
+    named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for name, p in named if decays(name, p)], "weight_decay": settings.weight_decay},
+        {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0},
+    ]
+    return AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        clamp=settings.clamp,
+        ema=settings.ema,
+        fused=True,
+    )

@@ -1,0 +1,32 @@
+"""Stopping on request: any rank may be asked (signal, time limit), all ranks agree, at the end of a step."""
+
+import signal
+import time
+
+from llmkit import dist
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Stop:
+    """Listens for SIGTERM, SIGINT and SIGUSR1, and for the time limit."""
+
+    def __init__(self, time_limit_s: float | None):
+        self.until = time.monotonic() + time_limit_s if time_limit_s else None
+        self.asked = ""
+        self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+
+    def _ask(self, number, frame) -> None:
+        self.asked = signal.Signals(number).name
+
+    def agreed(self, done: int) -> str | None:
+        """Why all ranks now stop, or None."""
+        if self.until and time.monotonic() > self.until:
+            self.asked = self.asked or "time limit"
+        if dist.world() == 1:
+            return self.asked or None
+        return "another rank was asked to" if dist.sums({"stop": bool(self.asked)})["stop"] else None
+
+    def close(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
