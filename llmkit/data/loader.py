@@ -1,0 +1,88 @@
+"""From a step number to the micro-batches of this rank, prepared one step ahead by a thread.
+
+    sample = (step * draws + draw) * rows + (micro * world + rank) * micro_rows + j
+
+Every sample number stands in exactly one micro-batch of one rank, whatever the world size; `Order` turns it into a row.
+A rank that runs out of rows still gets its batch, of padding alone, so that all ranks run the same number of them.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from llmkit.data.order import Order
+
+Batch = dict[str, Any]
+
+
+class Loader:
+    """The batches of one rank: `group(step)` to train on, `heldout(max_rows)` to evaluate on.
+
+    `rows` is the global number of rows a step uses (per draw), `micro_rows` the most that one micro-batch holds.
+    """
+
+    def __init__(self, dataset, rows: int, micro_rows: int, rank: int, world: int, seed: int, draws: int = 1):
+        self.dataset = dataset
+        self.rows = rows
+        self.micro_rows = micro_rows
+        self.rank = rank
+        self.world = world
+        self.draws = draws
+        self.num_micro = -(-rows // (world * micro_rows))
+        self._order = Order(len(dataset), seed)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._ahead: tuple[int, Future] | None = None
+
+    def samples(self, step: int) -> list[list[int]]:
+        """The global sample numbers of each micro-batch of this rank at `step`; empty lists included."""
+        micros = []
+        for draw in range(self.draws):
+            first = (step * self.draws + draw) * self.rows
+            for micro in range(self.num_micro):
+                start = (micro * self.world + self.rank) * self.micro_rows
+                micros.append([first + i for i in range(start, min(start + self.micro_rows, self.rows))])
+        return micros
+
+    def group(self, step: int) -> list[Batch]:
+        """The `draws * num_micro` micro-batches of `step`, draw by draw; the next step's are then prepared."""
+        if self._ahead is None or self._ahead[0] != step:
+            self._prepare(step)
+        ready = self._ahead[1].result()
+        self._prepare(step + 1)
+        return ready
+
+    def heldout(self, max_rows: int | None = None) -> Iterator[Batch]:
+        """Batches over the whole dataset, or a fixed random `max_rows` of it, dealt out to the ranks.
+
+        The rows do not depend on the run's seed, so figures of different runs are about the same rows.
+        """
+        n = len(self.dataset)
+        wanted = min(n, max_rows or n)
+        fixed = Order(n, seed=0)
+        stride = self.world * self.micro_rows
+        for micro in range(-(-wanted // stride)):
+            start = micro * stride + self.rank * self.micro_rows
+            places = range(start, min(start + self.micro_rows, wanted))
+            yield _pin(self.dataset.batch([(i, fixed.row(i)) for i in places]))
+
+    def close(self) -> None:
+        """Stop the thread; what it has prepared is dropped."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(self, step: int) -> None:
+        self._ahead = step, self._thread.submit(self._make, step)
+
+    def _make(self, step: int) -> list[Batch]:
+        return [
+            _pin(self.dataset.batch([(sample, self._order.row(sample)) for sample in micro]))
+            for micro in self.samples(step)
+        ]
+
+
+def _pin(batch: Batch) -> Batch:
+    """The batch in page-locked memory where there is a GPU, so that copies to it can overlap with work."""
+    if not torch.cuda.is_available():
+        return batch
+    return {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
