@@ -1,0 +1,134 @@
+"""What a run measures while it trains: sums stay on the device and are read, all at once, when a line is due."""
+
+import resource
+import sys
+import time
+
+import torch
+
+from llmkit.engine.backend import Applied
+from llmkit.log import Metrics, say
+from llmkit.models import size
+from llmkit.objectives.phase import Batch, Numbers, Objective, add
+
+
+class Meter:
+    """Loss and figures per phase, gradient norm, learning rate, tokens/s, MFU, memory, time left."""
+
+    def __init__(self, objective: Objective, backend, metrics: Metrics | None, steps: int, log_every: int, flops: int | None):
+        """`flops` of one token, forward and backward; None if unknown. `metrics` is None on all ranks but 0."""
+        self.objective, self.backend, self.metrics = objective, backend, metrics
+        self.steps, self.log_every, self.flops = steps, log_every, flops
+        self.peak = size.peak_flops(backend.device)
+        self.skipped = lambda: 0
+        self.tokens = 0  # useful ones, over the whole run and all ranks; saved with the checkpoint
+        self.bar = Bar(steps) if metrics is not None else None
+        self._first: int | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._seen: dict[str, Numbers] = {}
+        self._norms: list[torch.Tensor] = []
+        self._positions: Numbers = {}
+        self._since = time.perf_counter()
+        self._count = 0
+
+    def begin(self, step: int, lr_factor: float) -> None:
+        self._lr = {net: self.backend.optims[net].lr * lr_factor for net in self.backend.trained}
+        if self._first is None:
+            self._first, self._started = step, time.perf_counter()
+            self._since = self._started
+
+    def feed(self, group: list[Batch]) -> list[Batch]:
+        """Count the rows' positions and the useful ones among them (not padding)."""
+        for batch in group:
+            if (segments := batch.get("segments")) is not None:
+                self._positions = add([self._positions, {"all": segments.numel(), "useful": (segments > 0).sum()}])
+        return group
+
+    def add(self, phase, seen: Numbers, outcome: Applied) -> None:
+        self._seen[phase.name] = add([self._seen.get(phase.name, {}), seen])
+        self._norms.append(outcome.grad_norm)
+
+    def end(self, done: int, figures: dict[str, float]) -> None:
+        """Finish a step; write a line if one is due. Reading the sums is the only wait for the device."""
+        self._count += 1
+        if self.bar:
+            self.bar.at(done)
+        if done % self.log_every and done != self.steps and not figures:
+            return
+        line = self._read(done) | figures
+        if self.metrics:
+            self.metrics.write(done, **line)
+            self.bar.show(done, line)
+        self._clear()
+
+    def _read(self, done: int) -> dict[str, float]:
+        several = len(self.objective.phases) > 1
+        line: dict[str, float] = {}
+        for phase in self.objective.phases:
+            if phase.name in self._seen:
+                sums = {k: float(v) for k, v in self.backend.total(self._seen[phase.name]).items()}
+                prefix = f"{phase.name}/" if several else ""
+                line |= {prefix + k: v for k, v in self.objective.metrics(phase, sums).items()}
+        positions = {k: float(v) for k, v in self.backend.total(self._positions).items()}
+        seconds = time.perf_counter() - self._since
+        lr = next(iter(self._lr.values()))
+        line |= {"lr": lr, "grad_norm": float(torch.stack([n.float() for n in self._norms]).mean())}
+        line["step_s"] = seconds / self._count
+        if positions:
+            self.tokens += int(positions["useful"])
+            line["tokens"] = self.tokens
+            line["tokens_per_s"] = positions["all"] / seconds
+            line["useful_tokens_per_s"] = positions["useful"] / seconds
+            if self.flops and self.peak:
+                line["mfu"] = line["tokens_per_s"] * self.flops / (self.peak * self.backend.world)
+        line["memory_gib"] = memory_bytes(self.backend.device) / 2**30
+        per_step = (time.perf_counter() - self._started) / (done - self._first)
+        line["eta_s"] = per_step * (self.steps - done)
+        line["skipped"] = self.skipped()
+        return {key: round(value, 8) if isinstance(value, float) else value for key, value in line.items()}
+
+    def close(self) -> None:
+        if self.metrics:
+            self.metrics.close()
+            self.bar.close()
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The peak so far: allocated on a GPU, resident for a CPU process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Bar:
+    """A progress bar on a terminal; elsewhere, a line for each tenth of the run."""
+
+    def __init__(self, steps: int):
+        self.steps, self.rich, self.told = steps, None, -1
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+            self.rich = Progress(*columns)
+            self.task = self.rich.add_task("", total=steps)
+            self.rich.start()
+
+    def at(self, done: int) -> None:
+        if self.rich:
+            self.rich.update(self.task, completed=done)
+
+    def show(self, done: int, line: dict[str, float]) -> None:
+        names = ("loss", "accuracy", "bits_per_byte", "heldout/loss", "heldout/accuracy", "grad_norm", "tokens_per_s", "mfu")
+        text = "  ".join(f"{name} {line[name]:.4g}" for name in names if name in line)
+        if self.rich:
+            self.rich.update(self.task, description=text)
+        elif done * 10 // self.steps > self.told or "heldout/loss" in line:
+            self.told = done * 10 // self.steps
+            say(f"step {done}/{self.steps}  {text}  left {line['eta_s']:.0f} s")
+
+    def close(self) -> None:
+        if self.rich:
+            self.rich.stop()
