@@ -1,0 +1,68 @@
+"""Cross-entropy of a linear layer that never holds the logits of all positions at once.
+
+For N positions and a vocabulary V, plain code keeps N x V logits in fp32 and as many gradients: 8 GiB at N = 8,192 and
+V = 128k. Here the backward recomputes the logits chunk by chunk and sums the weight gradient in fp32.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+"""The label of a position that has no target."""
+
+PLAIN_LOGITS = 1 << 26
+"""Up to so many logits (256 MiB in fp32) the plain path is taken: it is faster and compiles better."""
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, most: int = PLAIN_LOGITS) -> Tensor:
+    """-log softmax(hidden @ weight.T)[labels]: hidden (..., D), weight (V, D), labels (...) -> (...) fp32.
+
+    0 where the label is IGNORED. `most`: how many logits may exist at a time.
+    """
+    h, y = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
+    if h.shape[0] * weight.shape[0] <= most:
+        nll = F.cross_entropy(F.linear(h, weight).float(), y, reduction="none", ignore_index=IGNORED)
+    else:
+        nll = _Chunked.apply(_as_autocast(h), weight, y, max(1, most // weight.shape[0]))
+    return nll.view(labels.shape)
+
+
+def _as_autocast(x: Tensor) -> Tensor:
+    """`x` in the dtype in which autocast would multiply it; a custom function does not see autocast by itself."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+class _Chunked(torch.autograd.Function):
+    """Saves only the log of the partition function per position; d logits = (softmax - onehot) * upstream gradient."""
+
+    @staticmethod
+    def forward(ctx, h, weight, y, chunk):
+        """h (N, D), weight (V, D), y (N) -> nll (N) fp32; `chunk` positions at a time."""
+        w = weight.to(h.dtype)
+        nll, logz = h.new_empty(len(y), dtype=torch.float32), h.new_empty(len(y), dtype=torch.float32)
+        for i in range(0, len(y), chunk):
+            rows = slice(i, i + chunk)
+            logits = (h[rows] @ w.T).float()
+            logz[rows] = logits.logsumexp(-1)
+            nll[rows] = logz[rows] - logits.gather(1, y[rows].clamp(min=0)[:, None])[:, 0]
+        ctx.save_for_backward(h, weight, y, logz)
+        ctx.chunk = chunk
+        return nll.masked_fill_(y == IGNORED, 0.0)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        h, weight, y, logz = ctx.saved_tensors
+        w = weight.to(h.dtype)
+        upstream = upstream.masked_fill(y == IGNORED, 0.0)
+        dh = torch.empty_like(h)
+        dw = torch.zeros(weight.shape, dtype=torch.float32, device=h.device)
+        for i in range(0, len(y), ctx.chunk):
+            rows = slice(i, i + ctx.chunk)
+            d = ((h[rows] @ w.T).float() - logz[rows, None]).exp_()
+            d.scatter_add_(1, y[rows].clamp(min=0)[:, None], torch.full_like(d[:, :1], -1.0))
+            d = (d * upstream[rows, None]).to(h.dtype)
+            dh[rows] = d @ w
+            dw += (d.T @ h[rows]).float()
+        return dh, dw.to(weight.dtype), None, None

@@ -1,0 +1,56 @@
+"""Heads other than the language model's: one number per position, as a reward ("score") or a value ("value")."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmkit.models.blocks import fill_normal
+
+HEADS = ("lm", "score", "value")
+"""What a recipe's net can end in. "score" and "value" are the same network; the names say what it is trained for."""
+
+
+class ScoreNet(nn.Module):
+    """A text net whose output matrix is replaced by one row.
+
+    Parameters are `trunk.<name in the text net>` and `score.weight` (1, D), the latter initialised to 0 so that every
+    reply starts with the same score.
+    """
+
+    def __init__(self, trunk: nn.Module):
+        super().__init__()
+        self.trunk = trunk
+        self.settings = trunk.settings
+        self.trunk.lm_head = None
+        self.score = nn.Linear(trunk.settings.width, 1, bias=False)
+        self._scores = self._token_scores
+
+    def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
+        """Fill one parameter: the trunk's as the trunk does, whatever run it is in; the head's row with 0."""
+        if name.startswith("trunk."):
+            self.trunk.init_param(name.removeprefix("trunk."), p, generator)
+        else:
+            fill_normal(p, 0.0, generator)
+
+    def hidden(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        """tokens (B, T) -> (B, T, D), the trunk's."""
+        return self.trunk.hidden(tokens, segments)
+
+    def scores(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        """The score of the text up to each position: (B, T) fp32."""
+        return self._scores(tokens, segments)
+
+    def _token_scores(self, tokens, segments):
+        return F.linear(self.hidden(tokens, segments), self.score.weight)[..., 0].float()
+
+    def compile(self, mode: str = "default") -> None:
+        """Compile what training runs: all of `scores` on a CPU, the trunk's blocks on a GPU."""
+        if self.score.weight.device.type == "cpu":
+            self._scores = torch.compile(self._token_scores, mode=mode, dynamic=False)
+        else:
+            self.trunk.compile(mode)
+
+
+def with_head(net: nn.Module, head: str) -> nn.Module:
+    """`net` as it is for "lm", inside a ScoreNet for "score" and "value"."""
+    return net if head == "lm" else ScoreNet(net)
