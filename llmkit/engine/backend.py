@@ -33,7 +33,11 @@ class Backend:
 
     engines: dict[str, nn.Module]
 
-    def __init__(self, objective: Objective, nets: dict[str, nn.Module], optims: dict[str, Optim], parallel: Parallel):
+    def __init__(
+        self, objective: Objective, nets: dict[str, nn.Module], optims: dict[str, Optim], parallel: Parallel, seed: int
+    ):
+        """`nets` may stand on the meta device; they get their values from `seed` and the parameters' names."""
+        self.seed = seed
         self.objective, self.nets, self.optims, self.parallel = objective, nets, optims, parallel
         self.device, self.rank, self.world = dist.device(), dist.rank(), dist.world()
         self.trained = list(dict.fromkeys(phase.net for phase in objective.phases))

@@ -9,15 +9,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from llmkit.engine import optim
 from llmkit.engine.backend import Applied, Backend, Piece
+from llmkit.models.blocks import initialise
 from llmkit.objectives.phase import Phase
 
 
 class Ddp(Backend):
     """Replicated training. Gradients are averaged by DDP; clipping and stepping is the same on every rank."""
 
-    def __init__(self, objective, nets, optims, parallel):
-        super().__init__(objective, nets, optims, parallel)
+    def __init__(self, objective, nets, optims, parallel, seed):
+        super().__init__(objective, nets, optims, parallel, seed)
         for net in nets.values():
+            if any(p.is_meta for p in net.parameters()):
+                initialise(net, seed, self.device)
             net.to(self.device)
         self.optimizers = {name: optim.build(nets[name], optims[name]) for name in self.trained}
         self.engines = {name: self._wrap(name) for name in self.trained}

@@ -6,9 +6,9 @@ from llmkit.log import fault
 from llmkit.objectives.phase import Objective, add
 
 
-def train(steps, lr_factor, objective, backend, data, evaluator, saver, meter, guard, stop):
+def train(steps, lr_factor, objective, backend, data, evaluator, saver, meter, guard, stop, begun=0):
     """Take steps until the run is over. Every rank executes the same collectives in the same order."""
-    for step in range(saver.resume(), steps):
+    for step in range(begun, steps):
         meter.begin(step, lr_factor(step))
         group = meter.feed(backend.place(data.group(step)))
         group = objective.prepare(group, backend.nets, backend.total, step)

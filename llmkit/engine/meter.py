@@ -15,16 +15,22 @@ from llmkit.objectives.phase import Batch, Numbers, Objective, add
 class Meter:
     """Loss and figures per phase, gradient norm, learning rate, tokens/s, MFU, memory, time left."""
 
-    def __init__(self, objective: Objective, backend, metrics: Metrics | None, steps: int, log_every: int, flops: int | None):
-        """`flops` of one token, forward and backward; None if unknown. `metrics` is None on all ranks but 0."""
-        self.objective, self.backend, self.metrics = objective, backend, metrics
+    def __init__(self, objective: Objective, backend, steps: int, log_every: int, flops: float | None):
+        """`flops` of one token, forward and backward; None if unknown."""
+        self.objective, self.backend = objective, backend
         self.steps, self.log_every, self.flops = steps, log_every, flops
-        self.peak = size.peak_flops(backend.device)
+        self.peak = size.peak_flops(torch.cuda.get_device_name()) if backend.device.type == "cuda" else None
         self.skipped = lambda: 0
         self.tokens = 0  # useful ones, over the whole run and all ranks; saved with the checkpoint
-        self.bar = Bar(steps) if metrics is not None else None
+        self.seconds = 0.0  # of training, before this process
+        self.metrics: Metrics | None = None
+        self.bar: Bar | None = None
         self._first: int | None = None
         self._clear()
+
+    def open(self, metrics: Metrics | None) -> None:
+        """Say things from now on; `metrics` is None on all ranks but 0."""
+        self.metrics, self.bar = metrics, Bar(self.steps) if metrics else None
 
     def _clear(self) -> None:
         self._seen: dict[str, Numbers] = {}
@@ -88,6 +94,16 @@ class Meter:
         line["eta_s"] = per_step * (self.steps - done)
         line["skipped"] = self.skipped()
         return {key: round(value, 8) if isinstance(value, float) else value for key, value in line.items()}
+
+    def state(self) -> dict[str, float]:
+        """What the checkpoint keeps: useful tokens and seconds of training so far."""
+        return {"tokens": self.tokens, "seconds": self.seconds + self._elapsed()}
+
+    def restore(self, state: dict[str, float]) -> None:
+        self.tokens, self.seconds = state["tokens"], state["seconds"]
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started if self._first is not None else 0.0
 
     def close(self) -> None:
         if self.metrics:

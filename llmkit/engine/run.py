@@ -1,0 +1,224 @@
+"""One training run, put together: recipe -> data, nets, backend, saver -> the loop.
+
+    start ranks ─► settle the machine ─► open data ─► build nets ─► backend ─► resume or start from `init` ─► loop
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmkit import dist, manifest, registry
+from llmkit.checkpoint.runstate import RunDir
+from llmkit.engine import loop
+from llmkit.engine.evaluate import Evaluator
+from llmkit.engine.guard import Guard
+from llmkit.engine.machine import settle
+from llmkit.engine.meter import Meter
+from llmkit.engine.recipe import TrainRecipe
+from llmkit.engine.saver import Saver
+from llmkit.engine.schedule import factor
+from llmkit.engine.start import Start
+from llmkit.engine.stop import Stop
+from llmkit.errors import ConfigError
+from llmkit.log import Metrics, say
+from llmkit.models import size
+from llmkit.models.heads import with_head
+
+
+def train(recipe: TrainRecipe, device: str = "auto", fresh: bool = False) -> dict[str, Any]:
+    """Train `recipe` to its end, from wherever its run directory stands -> the run's manifest.
+
+    Every rank calls this. Raises LlmkitError subclasses; Stopped once a requested stop has published a checkpoint.
+    """
+    grouped = recipe.parallel.backend.startswith("zero")
+    dist.start(device, recipe.parallel.timeout_s, group=grouped)
+    try:
+        return _Run(recipe, fresh).go()
+    finally:
+        dist.stop()
+
+
+class _Run:
+    def __init__(self, recipe: TrainRecipe, fresh: bool):
+        self.settled = settle(recipe.parallel, dist.device())
+        self.start = Start(recipe.init) if recipe.init else None
+        if recipe.model is None:
+            recipe = recipe.model_copy(update={"model": self.start.model})
+        self.train_set = registry.find("dataset", recipe.data.name)(recipe.data, "train", recipe.run.seed)
+        self.heldout_set = registry.find("dataset", recipe.data.name)(recipe.data, "heldout", recipe.run.seed)
+        self.recipe = _resolved(recipe, self.train_set)
+        if self.start:
+            self.start.check(self.recipe, self.train_set)
+        self.fresh = fresh
+        self.out = Path(recipe.run.out)
+
+    def go(self) -> dict[str, Any]:
+        recipe, lead = self.recipe, dist.rank() == 0
+        directory = None
+        if lead:
+            directory = RunDir.open(self.out, recipe.model_dump(mode="json"), self.fresh)
+        dist.barrier("opening the run directory")
+        try:
+            done = dist.broadcast(self._finished() if lead else None)
+            if done:
+                say(f"train: {self.out} is done already")
+                return done
+            return self._train()
+        finally:
+            if directory:
+                directory.close()
+
+    def _finished(self) -> dict[str, Any] | None:
+        path = self.out / manifest.NAME
+        facts = json.loads(path.read_text()) if path.exists() else {}
+        config_hash = manifest.digest(_lasting(self.recipe))
+        return facts if facts.get("config_hash") == config_hash and facts.get("status") == "done" else None
+
+    def _train(self) -> dict[str, Any]:
+        recipe = self.recipe
+        objective = registry.find("objective", recipe.objective.name)(recipe.objective)
+        backend = _backend(self.settled)(objective, self._nets(objective), self._optims(objective), self.settled, recipe.run.seed)
+        data, heldout = self._loaders(objective, backend)
+        meter = self._meter(objective, backend)
+        saver = Saver(recipe, backend, objective, meter, self._lineage(), self.train_set.tokenizer_dir)
+        begun = saver.resume()
+        if self.start:
+            self.start.fill(backend, only_frozen=begun > 0)
+        if self.settled.compile == "on":
+            _compile(backend)
+        steps = recipe.run.steps
+        meter.open(Metrics(self.out, begun) if dist.rank() == 0 else None)
+        guard, stop = Guard(recipe.run.max_skips), Stop(recipe.run.time_limit_s)
+        meter.skipped = lambda: guard.skipped
+        evaluator = Evaluator(objective, backend, list(heldout.heldout(recipe.run.eval_rows)), recipe.run.eval_every, steps)
+        try:
+            if begun == 0:
+                say(f"{recipe.objective.name}: {describe(backend)}; {steps} steps of {recipe.batch.rows} rows on "
+                    f"{dist.world()} x {dist.device().type}, {self.settled.backend}, {self.settled.precision}")  # fmt: skip
+            loop.train(
+                steps, lambda step: factor(recipe.schedule, step, steps), objective, backend, data, evaluator, saver,
+                meter, guard, stop, begun,
+            )  # fmt: skip
+            return self._finish(saver, meter)
+        finally:
+            stop.close()
+            meter.close()
+            data.close()
+            heldout.close()
+            backend.close()
+
+    def _nets(self, objective) -> dict[str, torch.nn.Module]:
+        Model, settings = registry.find("model", self.recipe.model.name), self.recipe.model
+
+        def make(head: str = "lm", **changes):
+            with torch.device("meta"):
+                return with_head(Model(settings.model_copy(update=changes)), head)
+
+        return objective.build(make)
+
+    def _optims(self, objective):
+        return {phase.net: self.recipe.optim.of(phase.net) for phase in objective.phases}
+
+    def _loaders(self, objective, backend):
+        from llmkit.data.loader import Loader
+
+        rows = self.recipe.batch.rows
+        micro = self.recipe.batch.micro_rows or -(-rows // backend.world)
+        place = (rows, micro, backend.rank, backend.world, self.recipe.run.seed)
+        return Loader(self.train_set, *place, draws=objective.draws), Loader(self.heldout_set, *place)
+
+    def _meter(self, objective, backend) -> Meter:
+        settings = self.recipe.model
+        seq_len = getattr(self.train_set, "seq_len", None)
+        flops = size.flops_per_token(settings, seq_len) if seq_len and settings.name == "decoder" else None
+        return Meter(objective, backend, self.recipe.run.steps, self.recipe.run.log_every, flops)
+
+    def _lineage(self) -> dict[str, Any]:
+        tokenizer = self.train_set.tokenizer_dir
+        parents = {"data": self.train_set.fingerprint}
+        if tokenizer:
+            parents["tokenizer"] = manifest.fingerprint(tokenizer)
+        if self.start:
+            parents["init"] = self.start.fingerprint
+        sources = list(dict.fromkeys([*(self.start.sources if self.start else []), *self.train_set.sources]))
+        return {**parents, "sources": sources, "objective": self.recipe.objective.name}
+
+    def _finish(self, saver: Saver, meter: Meter) -> dict[str, Any]:
+        facts = None
+        if dist.rank() == 0:
+            kept = manifest.read(saver.newest())
+            state = meter.state()
+            result = {
+                "steps": self.recipe.run.steps,
+                "tokens": state["tokens"],
+                "train_seconds": round(state["seconds"], 2),
+                "tokens_per_second": round(state["tokens"] / state["seconds"], 1) if state["seconds"] else None,
+                **saver.figures,
+                "best": saver.best if self.recipe.run.best else None,
+                "checkpoint": saver.newest().name,
+                "fingerprint": manifest.digest(kept["files"]),
+            }
+            config_ = self.recipe.model_dump(mode="json")
+            manifest.write(
+                self.out, verb="train", config=config_, config_hash=manifest.digest(_lasting(self.recipe)),
+                inputs=self._lineage(), seconds=round(state["seconds"], 2), status="done", result=result,
+            )  # fmt: skip
+            facts = manifest.read(self.out)
+        return dist.broadcast(facts)
+
+
+def _resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
+    """The recipe with what only the data can tell: the vocabulary's size, the steps of a token budget."""
+    model, run = recipe.model, recipe.run
+    if getattr(model, "vocab_size", 0) is None:
+        model = model.model_copy(update={"vocab_size": dataset.vocab_size})
+    if run.steps is None:
+        per_step = recipe.batch.rows * dataset.seq_len
+        run = run.model_copy(update={"steps": -(-run.tokens // per_step)})
+    _fits(model, dataset)
+    return recipe.model_copy(update={"model": model, "run": run})
+
+
+def _fits(model, dataset) -> None:
+    size_, needed = getattr(model, "vocab_size", None), getattr(dataset, "vocab_size", None)
+    if size_ and needed and size_ < needed:
+        raise ConfigError(f"model.vocab_size: {size_} is smaller than the data's vocabulary of {needed}; leave it out")
+    context, seq_len = getattr(model, "context", None), getattr(dataset, "seq_len", None)
+    if context and seq_len and seq_len > context:
+        raise ConfigError(f"data.seq_len: {seq_len} is longer than model.context of {context}; change one of them")
+
+
+def _lasting(recipe: TrainRecipe) -> dict[str, Any]:
+    """What decides whether a finished run is this run: everything but where and how it is computed."""
+    tree = recipe.model_dump(mode="json")
+    return {key: value for key, value in tree.items() if key != "parallel"}
+
+
+def _backend(settled):
+    if settled.backend == "ddp":
+        from llmkit.engine.backend_ddp import Ddp
+
+        return Ddp
+    from llmkit.engine.backend_zero import Zero
+
+    return Zero
+
+
+def _compile(backend) -> None:
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+    for net in backend.nets.values():
+        if type(net).compile is not torch.nn.Module.compile:
+            net.compile()
+
+
+def describe(backend) -> str:
+    """`model 4.2 M parameters`, for each trained network."""
+    return ", ".join(f"{name} {millions(backend.nets[name])} M parameters" for name in backend.trained)
+
+
+def millions(net: torch.nn.Module) -> str:
+    count = sum(getattr(p, "ds_numel", p.numel()) for p in net.parameters())
+    return f"{count / 1e6:.3g}"
