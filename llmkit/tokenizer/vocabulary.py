@@ -1,0 +1,107 @@
+"""A trained vocabulary: text to ids and back, for every part of llmkit that handles text.
+
+A tokenizer directory is self-contained and travels inside checkpoints:
+
+    tokenizer.model       SentencePiece, what llmkit encodes with          chat_template.jinja   how messages become text
+    tokenizer.json, tokenizer_config.json   the same for Hugging Face      spec.yaml             how it was trained
+
+A directory without tokenizer.model (one that came from elsewhere) is read from tokenizer.json instead; see hub.py.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from llmkit.errors import DataError
+
+SPACE = "\u2581"
+"""What SentencePiece writes for a space inside a piece."""
+
+
+class Tokenizer:
+    """Ids of text, without special tokens: `encode` never makes one, whatever the text says.
+
+    bos, eos, pad: ids. specials: {text of a control token: its id}. fingerprint: sha256 hex of what decides the ids.
+    """
+
+    def __init__(self, pieces, folder: Path):
+        self._pieces = pieces
+        self.folder = folder
+        self.bos: int = pieces.bos
+        self.eos: int = pieces.eos
+        self.pad: int = pieces.pad
+        self.vocab_size: int = pieces.vocab_size
+        self.specials: dict[str, int] = pieces.specials
+        self.fingerprint: str = pieces.fingerprint
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Tokenizer":
+        """The tokenizer in `folder`. DataError if there is none, or none that can be read."""
+        folder = Path(folder)
+        if (folder / "tokenizer.model").is_file():
+            return cls(SentencePieces(folder / "tokenizer.model"), folder)
+        if (folder / "tokenizer.json").is_file():
+            from llmkit.tokenizer.hub import HubPieces
+
+            return cls(HubPieces(folder), folder)
+        raise DataError(f"{folder}: no tokenizer here (tokenizer.model or tokenizer.json); run llmkit tokenizer train")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, no BOS, and no control token even where `text` spells one."""
+        return self._pieces.encode(text)
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """`encode` of many texts at once, which is faster."""
+        return self._pieces.encode_all(texts)
+
+    def decode(self, ids) -> str:
+        """The text of `ids`; control tokens give no text, bytes that are not UTF-8 give U+FFFD."""
+        return self._pieces.decode([int(i) for i in ids])
+
+    def piece_bytes(self) -> np.ndarray:
+        """(V,) int32: how many bytes of text each id stands for; 0 for control tokens. Their sum over a document's ids
+        is the document's length in UTF-8, except that a literal U+2581 counts as the space it is encoded as."""
+        return self._pieces.piece_bytes()
+
+    @property
+    def chat_template(self) -> str:
+        """The jinja text of chat_template.jinja. DataError if the tokenizer has none."""
+        path = self.folder / "chat_template.jinja"
+        if not path.is_file():
+            raise DataError(f"{path}: no chat template; train the tokenizer with chat=plain, or put one there")
+        return path.read_text(encoding="utf-8")
+
+
+class SentencePieces:
+    """The pieces of a SentencePiece model file."""
+
+    def __init__(self, path: Path):
+        proto = path.read_bytes()
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
+        except RuntimeError as error:
+            raise DataError(f"{path}: not a SentencePiece model ({error}); train the tokenizer again") from None
+        self.fingerprint = hashlib.sha256(proto).hexdigest()
+        self.vocab_size = self._model.get_piece_size()
+        self.bos, self.eos, self.pad = self._model.bos_id(), self._model.eos_id(), self._model.pad_id()
+        controls = filter(self._model.is_control, range(self.vocab_size))
+        self.specials = {self._model.id_to_piece(i): i for i in controls}
+
+    def encode(self, text: str) -> list[int]:
+        return self._model.encode(text)
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        return self._model.encode(texts, num_threads=1)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._model.decode(ids)
+
+    def piece_bytes(self) -> np.ndarray:
+        return np.array([self._bytes(i) for i in range(self.vocab_size)], dtype=np.int32)
+
+    def _bytes(self, i: int) -> int:
+        if self._model.is_control(i) or self._model.is_unknown(i):
+            return 0
+        return 1 if self._model.is_byte(i) else len(self._model.id_to_piece(i).replace(SPACE, " ").encode())
