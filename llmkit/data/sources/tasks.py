@@ -1,9 +1,9 @@
 """Short questions with one exact answer, made up here, so that a reply can be checked by comparing strings.
 
-Each kind draws (question, answer, a wrong answer of the same kind) from a generator keyed by (seed, kind, number); the
-wording is one of several paraphrases. Splitting by the prompt's hash holds out *prompts*, not the facts behind them:
-"What is the opposite of hot?" may be held out while "Name the opposite of hot." is trained on. Numbers and lists are
-mostly new. A wrong answer is no shorter or longer on average than a right one, so length gives nothing away.
+A kind draws (question, answer, a wrong answer of the same kind) from a generator keyed by (seed, kind); the
+wording is one of several paraphrases. A split by the prompt's hash holds out *prompts*, not the facts behind
+them: "What is the opposite of hot?" may be held out while "Name the opposite of hot." is trained on; lists and
+many numbers are new. A wrong answer is as often longer as shorter than the right one.
 """
 
 import random
@@ -16,51 +16,55 @@ from llmkit.config import Section
 from llmkit.registry import register
 
 OPPOSITES = (
-    "hot cold, big small, tall short, fast slow, up down, left right, in out, on off, open closed, full empty, "
-    "high low, near far, early late, old new, rich poor, strong weak, happy sad, light dark, day night, hard soft, "
-    "long brief, good bad, right wrong, true false, clean dirty, dry wet, heavy light, loud quiet, wide narrow, "
-    "deep shallow, first last, begin end, buy sell, give take, win lose, push pull, love hate, war peace, "
-    "friend enemy, before after, above below, inside outside, north south, east west, more less, always never, "
-    "public private, foreign domestic, past future, success failure, increase decrease, young aged, safe dangerous, "
-    "free enslaved, health sickness, import export, victory defeat, major minor, majority minority, birth death"
+    "hot cold, big small, tall short, fast slow, up down, left right, in out, on off, open closed, full "
+    "empty, high low, near far, early late, old new, rich poor, strong weak, happy sad, light dark, day "
+    "night, hard soft, long brief, good bad, right wrong, true false, clean dirty, dry wet, heavy light, "
+    "loud quiet, wide narrow, deep shallow, first last, begin end, buy sell, give take, win lose, push "
+    "pull, love hate, war peace, friend enemy, before after, above below, inside outside, north south, "
+    "east west, more less, always never, public private, foreign domestic, past future, success failure, "
+    "increase decrease, young aged, safe dangerous, free enslaved, health sickness, import export, "
+    "victory defeat, major minor, majority minority, birth death"
 )
 PAST_TENSES = (
-    "go went, see saw, take took, give gave, make made, come came, know knew, think thought, find found, tell told, "
-    "say said, get got, leave left, feel felt, bring brought, begin began, keep kept, hold held, write wrote, "
-    "stand stood, hear heard, mean meant, meet met, run ran, pay paid, sit sat, speak spoke, lead led, grow grew, "
-    "lose lost, fall fell, send sent, build built, understand understood, draw drew, break broke, spend spent, "
-    "rise rose, drive drove, buy bought, wear wore, choose chose, seek sought, throw threw, fight fought, "
-    "teach taught, eat ate, sell sold, catch caught, win won, forget forgot, sing sang, swim swam, fly flew"
+    "go went, see saw, take took, give gave, make made, come came, know knew, think thought, find found, "
+    "tell told, say said, get got, leave left, feel felt, bring brought, begin began, keep kept, hold "
+    "held, write wrote, stand stood, hear heard, mean meant, meet met, run ran, pay paid, sit sat, speak "
+    "spoke, lead led, grow grew, lose lost, fall fell, send sent, build built, understand understood, "
+    "draw drew, break broke, spend spent, rise rose, drive drove, buy bought, wear wore, choose chose, "
+    "seek sought, throw threw, fight fought, teach taught, eat ate, sell sold, catch caught, win won, "
+    "forget forgot, sing sang, swim swam, fly flew"
 )
 CAPITALS = (
-    "Alabama Montgomery, Alaska Juneau, Arizona Phoenix, California Sacramento, Colorado Denver, Florida Tallahassee, "
-    "Georgia Atlanta, Hawaii Honolulu, Idaho Boise, Illinois Springfield, Iowa Des-Moines, Kansas Topeka, "
-    "Massachusetts Boston, Michigan Lansing, Mississippi Jackson, Montana Helena, Nebraska Lincoln, Nevada Carson-City, "
-    "New-York Albany, Ohio Columbus, Oregon Salem, Tennessee Nashville, Texas Austin, Utah Salt-Lake-City, "
-    "Vermont Montpelier, Virginia Richmond, Washington Olympia, Wisconsin Madison, France Paris, England London, "
-    "Spain Madrid, Italy Rome, Germany Berlin, Russia Moscow, China Beijing, Japan Tokyo, Mexico Mexico-City, "
-    "Canada Ottawa, Egypt Cairo, Cuba Havana, Greece Athens, Poland Warsaw, Austria Vienna, Korea Seoul, Iraq Baghdad, "
-    "Iran Tehran, Israel Jerusalem, Vietnam Hanoi, Ireland Dublin, Portugal Lisbon"
+    "Alabama Montgomery, Alaska Juneau, Arizona Phoenix, California Sacramento, Colorado Denver, Florida "
+    "Tallahassee, Georgia Atlanta, Hawaii Honolulu, Idaho Boise, Illinois Springfield, Iowa Des-Moines, "
+    "Kansas Topeka, Massachusetts Boston, Michigan Lansing, Mississippi Jackson, Montana Helena, Nebraska "
+    "Lincoln, Nevada Carson-City, New-York Albany, Ohio Columbus, Oregon Salem, Tennessee Nashville, "
+    "Texas Austin, Utah Salt-Lake-City, Vermont Montpelier, Virginia Richmond, Washington Olympia, "
+    "Wisconsin Madison, France Paris, England London, Spain Madrid, Italy Rome, Germany Berlin, Russia "
+    "Moscow, China Beijing, Japan Tokyo, Mexico Mexico-City, Canada Ottawa, Egypt Cairo, Cuba Havana, "
+    "Greece Athens, Poland Warsaw, Austria Vienna, Korea Seoul, Iraq Baghdad, Iran Tehran, Israel "
+    "Jerusalem, Vietnam Hanoi, Ireland Dublin, Portugal Lisbon"
 )
 CATEGORIES = (
-    "dog animal, cat animal, horse animal, cow animal, sheep animal, lion animal, fish animal, bird animal, "
-    "apple fruit, banana fruit, orange fruit, pear fruit, grape fruit, cherry fruit, lemon fruit, peach fruit, "
-    "red color, blue color, green color, yellow color, black color, white color, brown color, pink color, "
-    "iron metal, gold metal, silver metal, copper metal, lead metal, tin metal, zinc metal, steel metal, "
-    "shirt clothing, coat clothing, hat clothing, shoe clothing, dress clothing, glove clothing, scarf clothing, "
-    "hammer tool, saw tool, knife tool, drill tool, shovel tool, rake tool, wrench tool, axe tool, "
-    "piano instrument, violin instrument, drum instrument, flute instrument, guitar instrument, trumpet instrument, "
-    "car vehicle, truck vehicle, ship vehicle, train vehicle, plane vehicle, bus vehicle, wagon vehicle, boat vehicle"
+    "dog animal, cat animal, horse animal, cow animal, sheep animal, lion animal, fish animal, bird "
+    "animal, apple fruit, banana fruit, orange fruit, pear fruit, grape fruit, cherry fruit, lemon fruit, "
+    "peach fruit, red color, blue color, green color, yellow color, black color, white color, brown "
+    "color, pink color, iron metal, gold metal, silver metal, copper metal, lead metal, tin metal, zinc "
+    "metal, steel metal, shirt clothing, coat clothing, hat clothing, shoe clothing, dress clothing, "
+    "glove clothing, scarf clothing, hammer tool, saw tool, knife tool, drill tool, shovel tool, rake "
+    "tool, wrench tool, axe tool, piano instrument, violin instrument, drum instrument, flute instrument, "
+    "guitar instrument, trumpet instrument, car vehicle, truck vehicle, ship vehicle, train vehicle, "
+    "plane vehicle, bus vehicle, wagon vehicle, boat vehicle"
 )
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
-LETTERS = "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z".split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
+MONTHS = "January February March April May June July August September October November December"
+LETTERS = "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z"
 WORDS = (
-    "time year people work law state war peace power right money trade land man force duty world house public nation "
-    "service army treaty labor people farm city bank gold water public school family child health price debt tax budget "
-    "island river border energy court justice citizen freedom union congress history policy office report question"
-).split()
-WORDS = list(dict.fromkeys(WORDS))
+    "time year people work law state war peace power right money trade land man force duty world house "
+    "public nation service army treaty labor farm city bank gold water school family child health price "
+    "debt tax budget island river border energy court justice citizen freedom union congress history "
+    "policy office report question"
+)
 
 
 def _table(text: str) -> list[tuple[str, str]]:
@@ -80,15 +84,19 @@ def _fact(table: list[tuple[str, str]], *wordings: str):
     return draw
 
 
-def _neighbour(items: list[str], step: int, *wordings: str):
-    """A kind that asks for the item `step` places further in a cyclic list."""
-    table = [(item, items[(i + step) % len(items)]) for i, item in enumerate(items)]
-    return _fact(table, *wordings)
+def _next(items: str, *wordings: str):
+    """A kind that asks for the following item of a cyclic list."""
+    first, *rest = items.split()
+    return _fact(list(zip([first, *rest], [*rest, first])), *wordings)
 
 
 def _number(rng, answer: int, *near: int) -> str:
     """A wrong number as long as the right one where there is one, near it or one of `near`."""
-    others = [n for n in (*near, answer - 1, answer + 1, answer - 2, answer + 2, answer + 10) if n >= 0 and n != answer]
+    others = [
+        n
+        for n in (*near, answer - 1, answer + 1, answer - 2, answer + 2, answer + 10)
+        if n >= 0 and n != answer
+    ]
     same = [n for n in others if len(str(n)) == len(str(answer))]
     return str(rng.choice(same or others))
 
@@ -111,13 +119,15 @@ def _sum(rng):
 
 def _larger(rng):
     a, b = rng.sample(range(10, 100), 2)
-    wording = rng.choice(("Which number is larger, {} or {}?", "The larger of {} and {}:", "Pick the larger: {} or {}"))
+    wording = rng.choice(
+        ("Which number is larger, {} or {}?", "The larger of {} and {}:", "Pick the larger: {} or {}")
+    )
     return wording.format(a, b), str(max(a, b)), str(min(a, b))
 
 
 def _words(rng, *wordings: str, place: int):
     """A list of words, one a line (so that a word is spelt with the same tokens in the list and in the reply)."""
-    words = rng.sample(WORDS, rng.randrange(2, 5))
+    words = rng.sample(WORDS.split(), rng.randrange(2, 5))
     answer = words[place]
     wrong = rng.choice([word for word in words if word != answer])
     return rng.choice(wordings) + "\n" + "\n".join(words), answer, wrong
@@ -132,13 +142,15 @@ def _last(rng):
 
 
 def _repeat(rng):
-    word, other = rng.sample(WORDS, 2)
-    again = rng.choice(("Repeat this word.", "Say this word again.", "Copy the word:", "Echo:", "Write this word:"))
+    word, other = rng.sample(WORDS.split(), 2)
+    again = rng.choice(
+        ("Repeat this word.", "Say this word again.", "Copy the word:", "Echo:", "Write this word:")
+    )
     return f"{again}\n{word}", word, other
 
 
 def _count(rng):
-    word, n = rng.choice(WORDS), rng.randrange(1, 7)
+    word, n = rng.choice(WORDS.split()), rng.randrange(1, 7)
     wording = rng.choice(("How many words are here?", "Count the words.", "Number of words:"))
     return wording + "\n" + " ".join([word] * n), str(n), _number(rng, n)
 
@@ -146,35 +158,44 @@ def _count(rng):
 KINDS = {
     "opposite": _fact(
         _table(OPPOSITES),
-        "What is the opposite of {}?", "Name the opposite of {}.", "Opposite of {}:", "The opposite of {} is",
-        "Give a word that means the reverse of {}.", "If it is not {}, what is it?", "Reverse of {}:", "Antonym of {}:",
+        "What is the opposite of {}?", "Name the opposite of {}.", "Opposite of {}:",
+        "The opposite of {} is", "Give a word that means the reverse of {}.",
+        "If it is not {}, what is it?", "Reverse of {}:", "Antonym of {}:",
     ),
     "past_tense": _fact(
         _table(PAST_TENSES),
-        "What is the past tense of {}?", "Past tense of {}:", "Today I {}, yesterday I", "The past of {} is",
-        "Give the past tense of {}.", "Put into the past: {}", "How do you say {} in the past?", "Yesterday of {}:",
+        "What is the past tense of {}?", "Past tense of {}:", "Today I {}, yesterday I",
+        "The past of {} is", "Give the past tense of {}.", "Put into the past: {}",
+        "How do you say {} in the past?", "Yesterday of {}:",
     ),
     "capital": _fact(
         _table(CAPITALS),
         "What is the capital of {}?", "Name the capital of {}.", "Capital of {}:", "The capital of {} is",
-        "Which city is the capital of {}?", "{} has which capital?", "Where is the government of {}?", "{} - capital:",
+        "Which city is the capital of {}?", "{} has which capital?", "Where is the government of {}?",
+        "{} - capital:",
     ),
     "category": _fact(
         _table(CATEGORIES),
-        "What kind of thing is {}?", "Which group does {} belong to?", "Category of {}:", "The kind of {} is",
-        "Sort {} into a group.", "What is {}?", "Class of {}:", "{} is a kind of",
+        "What kind of thing is {}?", "Which group does {} belong to?", "Category of {}:",
+        "The kind of {} is", "Sort {} into a group.", "What is {}?", "Class of {}:", "{} is a kind of",
     ),
-    "next_day": _neighbour(
-        DAYS, 1, "Which day comes after {}?", "Day after {}:", "If today is {}, what is tomorrow?", "After {} comes",
-        "What day follows {}?", "Name the day after {}.", "{} is over. What day is it?", "The day following {} is",
+    "next_day": _next(
+        DAYS,
+        "Which day comes after {}?", "Day after {}:", "If today is {}, what is tomorrow?", "After {} comes",
+        "What day follows {}?", "Name the day after {}.", "{} is over. What day is it?",
+        "The day following {} is",
     ),
-    "next_month": _neighbour(
-        MONTHS, 1, "Which month comes after {}?", "Month after {}:", "What month follows {}?", "After {} we have",
-        "Name the month after {}.", "{} ends. Which month begins?", "The month following {} is", "Next month of {}:",
+    "next_month": _next(
+        MONTHS,
+        "Which month comes after {}?", "Month after {}:", "What month follows {}?", "After {} we have",
+        "Name the month after {}.", "{} ends. Which month begins?", "The month following {} is",
+        "Next month of {}:",
     ),
-    "next_letter": _neighbour(
-        LETTERS, 1, "Which letter comes after {}?", "Letter after {}:", "What letter follows {}?", "After {} in the alphabet:",
-        "Name the letter after {}.", "The letter following {} is", "Next letter of {}:", "{} and then which letter?",
+    "next_letter": _next(
+        LETTERS,
+        "Which letter comes after {}?", "Letter after {}:", "What letter follows {}?",
+        "After {} in the alphabet:", "Name the letter after {}.", "The letter following {} is",
+        "Next letter of {}:", "{} and then which letter?",
     ),
     "following_number": _following,
     "sum": _sum,
@@ -194,7 +215,9 @@ class Tasks:
     class Settings(Section):
         name: Literal["tasks"] = "tasks"
         kind: Literal["conversations", "pairs"] = Field("conversations", description="what the records are")
-        prompts: int = Field(500, gt=0, description="distinct prompts tried for of each kind of task (small kinds have fewer)")
+        prompts: int = Field(
+            500, gt=0, description="distinct prompts of each kind of task, if it has so many"
+        )
         seed: int = Field(1, ge=0, description="seeds the draws")
 
     licence = "CC0-1.0"

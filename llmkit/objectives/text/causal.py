@@ -4,11 +4,9 @@ import math
 from typing import Literal
 
 from llmkit.config import Section
+from llmkit.models.crossentropy import IGNORED
 from llmkit.objectives.phase import Batch, Numbers, Objective, Phase
 from llmkit.registry import register
-
-IGNORED = -100
-"""The label of a position that carries no loss (torch's `ignore_index`)."""
 
 
 def count_labels(batch: Batch) -> Numbers:
@@ -23,7 +21,7 @@ def summed_nll(net, batch: Batch):
 
 @register("objective", "causal")
 class Causal(Objective):
-    """Pretraining of a decoder. The loss is sum(NLL) / tokens, both over the whole optimiser step and all ranks."""
+    """Pretraining of a decoder. The loss is sum(NLL) / tokens, both over the whole step and all ranks."""
 
     class Settings(Section):
         name: Literal["causal"] = "causal"

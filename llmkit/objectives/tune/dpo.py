@@ -1,9 +1,9 @@
-"""Direct preference optimisation (Rafailov et al. 2023): raise the preferred reply against a frozen reference.
+"""Direct preference optimisation (Rafailov et al. 2023): prefer one reply over another, against a reference.
 
-    x      = log policy(token) - log reference(token)            per reply token
-    ratio  = sum of x over a reply, its end marker included      per reply, (B, P, 2) = chosen, rejected
-    delta  = ratio of chosen - ratio of rejected                 per pair
-    loss   = -log sigmoid(beta * delta), or a relative of it     mean over the pairs of the global batch
+x      = log policy(token) - log reference(token)            per reply token
+ratio  = sum of x over a reply, its end marker included      per reply, (B, P, 2) = chosen, rejected
+delta  = ratio of chosen - ratio of rejected                 per pair
+loss   = -log sigmoid(beta * delta), or a relative of it     mean over the pairs of the global batch
 """
 
 from typing import Literal
@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from torch.nn.functional import logsigmoid
 
 from llmkit.config import Section
+from llmkit.models.crossentropy import IGNORED
 from llmkit.objectives.phase import Objective, Phase
-from llmkit.objectives.text.causal import IGNORED
 from llmkit.registry import register
 
 
@@ -29,11 +29,11 @@ def sum_by_reply(values, segments, pairs: int):
 
 
 def preference_loss(loss: str, delta, mean_delta, beta: float, smoothing: float = 0.0):
-    """The loss of each pair. `delta` is the difference of the replies' log-ratios, `mean_delta` of their token means.
+    """The loss of each pair. `delta` is the difference of log-ratios, `mean_delta` that of their token means.
 
-    sigmoid with smoothing is cDPO (Mitchell 2023); robust is Chowdhury et al. (2024, eq. 12); ipo is Azar et al. (2023,
-    eq. 17) on token means, as TRL has it, and ipo_sum on sums, as the paper and OpenRLHF have it; sigmoid_norm is the
-    length-normalised DPO of Tulu 3 (Lambert et al. 2024, section 5.1); hinge is SLiC's (Zhao et al. 2023).
+    sigmoid with smoothing is cDPO (Mitchell 2023); robust is Chowdhury et al. (2024, eq. 12); ipo is Azar et
+    al. (2023, eq. 17) on token means, as TRL has it, and ipo_sum on sums, as OpenRLHF has it; sigmoid_norm is
+    the length-normalised DPO of Tulu 3 (Lambert et al. 2024); hinge is SLiC's (Zhao et al. 2023).
     """
     if loss in ("sigmoid", "robust", "sigmoid_norm"):
         logit = beta * (mean_delta if loss == "sigmoid_norm" else delta)
@@ -48,19 +48,21 @@ def preference_loss(loss: str, delta, mean_delta, beta: float, smoothing: float 
 
 @register("objective", "dpo")
 class Dpo(Objective):
-    """Trains `model` on pairs; `reference` is the same initial weights, frozen, and is asked anew for every batch."""
+    """Trains `model` on pairs; `reference` has the same initial weights, frozen, asked for every batch."""
 
     class Settings(Section):
         name: Literal["dpo"] = "dpo"
         loss: Literal["sigmoid", "sigmoid_norm", "ipo", "ipo_sum", "hinge", "robust"] = Field(
-            "sigmoid", description="sigmoid (DPO, cDPO), sigmoid_norm (token means), ipo, ipo_sum, hinge or robust"
+            "sigmoid", description="which preference loss; sigmoid is DPO and cDPO"
         )
-        beta: float = Field(0.1, gt=0.0, description="strength of the tie to the reference; 5 is usual for sigmoid_norm")
+        beta: float = Field(
+            0.1, gt=0.0, description="strength of the tie to the reference; usual: 0.1, sigmoid_norm 5"
+        )
         label_smoothing: float = Field(
-            0.0, ge=0.0, lt=0.5, description="probability that a pair's label is flipped; sigmoid, sigmoid_norm, robust"
+            0.0, ge=0.0, lt=0.5, description="probability that a pair is the wrong way round"
         )
         sft_weight: float = Field(
-            0.0, ge=0.0, description="weight of the chosen replies' NLL per token beside the preference loss; 0 = none"
+            0.0, ge=0.0, description="weight of the chosen replies' NLL per token beside the loss; 0 = none"
         )
 
         @model_validator(mode="after")
@@ -80,7 +82,7 @@ class Dpo(Objective):
         return {"pairs": batch["valid"].sum(), "chosen_tokens": _chosen(batch).sum()}
 
     def prepare(self, group, nets, total, key):
-        """Adds `reference_nll` (B, T), the reference's negative log-likelihood of each reply token, to each batch."""
+        """Adds `reference_nll` (B, T), the reference's NLL of each reply token, to each batch."""
         with torch.no_grad():
             return [{**batch, "reference_nll": _nll(nets["reference"], batch)} for batch in group]
 
@@ -117,9 +119,9 @@ class Dpo(Objective):
     def metrics(self, phase, seen):
         """`accuracy` counts pairs whose reward (beta * log-ratio) is strictly higher for the chosen reply.
 
-        `chosen_change` is the mean change of a chosen token's log-probability since the reference, in nats; `kl` is
-        Schulman's k3 estimate of KL(reference || policy) per token on the chosen replies (exact in expectation only
-        for replies drawn from the reference).
+        `chosen_change`: mean change of a chosen token's log-probability since the reference, in nats. `kl`:
+        Schulman's k3 estimate of KL(reference || policy) per token on the chosen replies (unbiased only for
+        replies drawn from the reference).
         """
         pairs, tokens = seen["pairs"], seen["chosen_tokens"]
         chosen, rejected = seen["chosen_reward"] / pairs, seen["rejected_reward"] / pairs

@@ -1,7 +1,8 @@
 """Reward model: a score per reply, trained so that the preferred reply of a pair scores higher.
 
-Bradley & Terry (1952) as in Ouyang et al. (2022, eq. 1), with an optional margin (Touvron et al. 2023, eq. 2) and an
-optional pull of each pair's mean score to zero (Eisenstein et al. 2023, section 2). The score stands at the last token.
+Bradley & Terry (1952) as in Ouyang et al. (2022, eq. 1), with an optional margin (Touvron et al. 2023, eq. 2)
+and an optional pull of each pair's mean score to zero (Eisenstein et al. 2023, section 2). The last token of a
+reply carries its score.
 """
 
 from typing import Literal
@@ -31,8 +32,10 @@ class Reward(Objective):
 
     class Settings(Section):
         name: Literal["reward"] = "reward"
-        margin: float = Field(0.0, ge=0.0, description="score gap asked for per unit of a pair's own margin; 0 = none")
-        centering: float = Field(0.0, ge=0.0, description="weight of (chosen + rejected)^2; 0.01 is usual, 0 = none")
+        margin: float = Field(
+            0.0, ge=0.0, description="score gap asked for per unit of a pair's margin; 0 = none"
+        )
+        centering: float = Field(0.0, ge=0.0, description="weight of (chosen + rejected)^2; usual: 0.01")
 
     phases = (Phase("train", "model"),)
     metric = "accuracy"

@@ -1,9 +1,9 @@
-"""Supervised fine-tuning: next-token prediction on the assistant's replies, the rest of the conversation unlabelled.
+"""Supervised fine-tuning: next-token prediction on the assistant's replies alone.
 
     <user> last word: red green <end> <assistant> green <end>
                                                   ^^^^^^^^^^^   only these carry loss, the end marker included
 
-Which tokens those are is the chat template's business (`{% generation %}`); the data set turns them into labels.
+Which tokens those are is the chat template's business (`{% generation %}`); the data set makes labels of it.
 """
 
 import math
@@ -17,7 +17,7 @@ from llmkit.registry import register
 
 @register("objective", "sft")
 class Sft(Objective):
-    """The loss is sum(NLL) / reply tokens over the whole optimiser step and all ranks, never a mean of means."""
+    """The loss is sum(NLL) / reply tokens, both over the whole optimiser step and all ranks."""
 
     class Settings(Section):
         name: Literal["sft"] = "sft"

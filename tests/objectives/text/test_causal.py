@@ -1,0 +1,37 @@
+import math
+
+import torch
+
+from llmkit.objectives.phase import add
+from llmkit.objectives.text.causal import Causal
+
+
+class Given(torch.nn.Module):
+    """A net whose negative log-likelihood of a labelled token is the token itself."""
+
+    def nll(self, tokens, segments, labels):
+        return tokens.float() * (labels >= 0)
+
+
+def batch(nll: float, tokens: int, size: int = 32):
+    labels = torch.full((1, size), -100)
+    labels[:, :tokens] = 1
+    return {
+        "tokens": torch.full((1, size), nll),
+        "segments": torch.ones(1, size, dtype=torch.int32),
+        "labels": labels,
+        "bytes": torch.tensor([4 * tokens]),
+    }
+
+
+def test_micro_batches_weigh_by_their_tokens_not_equally():
+    """10 tokens at 2.0 nats and 30 at 1.0: 1.25, and not the mean of means, 1.5."""
+    objective = Causal(Causal.Settings())
+    (phase,) = objective.phases
+    group = [batch(2.0, 10), batch(1.0, 30), batch(0.0, 0)]
+    total = add(objective.count(phase, b) for b in group)
+    shares, seen = zip(*(objective.loss(phase, {"model": Given()}, b, total) for b in group))
+    assert math.isclose(sum(shares), 1.25, rel_tol=1e-6)
+    figures = objective.metrics(phase, {k: float(v) for k, v in add(seen).items()})
+    assert math.isclose(figures["loss"], 1.25, rel_tol=1e-6)
+    assert math.isclose(figures["bits_per_byte"], 1.25 / 4 / math.log(2), rel_tol=1e-6)
