@@ -163,7 +163,7 @@ class Reader:
 
     def kinds(self, net: str) -> list[str]:
         """The kinds stored for `net`, without `param` and `buffer`: its optimiser's moments, and `ema` if it has one."""
-        found = {kind for name in self._names(net) for kind in self._tensors[name]["kinds"]}
+        found = {kind for name in self.names(net) for kind in self._tensors[name]["kinds"]}
         return sorted(found - {"param", "buffer"})
 
     def into(
@@ -193,7 +193,7 @@ class Reader:
     def whole(self, net: str, kind: str = "param") -> dict[str, torch.Tensor]:
         """{name within `net`: tensor in its shape} of one kind. No engine, no ranks."""
         out = {}
-        for name in self._names(net):
+        for name in self.names(net):
             entry = self._tensors[name]
             if kind in entry["kinds"]:
                 flat = torch.empty(math.prod(entry["shape"]), dtype=DTYPES[entry["kinds"][kind]["dtype"]])
@@ -201,7 +201,8 @@ class Reader:
                 out[name.partition("/")[2]] = flat.view(entry["shape"])
         return out
 
-    def _names(self, net: str) -> list[str]:
+    def names(self, net: str) -> list[str]:
+        """Its tensors, as `net/parameter`."""
         return [name for name in self._tensors if name.partition("/")[0] == net]
 
     def _misfits(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
