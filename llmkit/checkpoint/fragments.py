@@ -202,7 +202,7 @@ class Reader:
         return out
 
     def names(self, net: str) -> list[str]:
-        """Its tensors, as `net/parameter`."""
+        """The tensors of `net`, each as `net/name`."""
         return [name for name in self._tensors if name.partition("/")[0] == net]
 
     def _misfits(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:

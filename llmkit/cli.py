@@ -1,0 +1,272 @@
+"""The command line: verbs, typed `key=value` overrides, one line for what went wrong, an exit code that means it.
+
+Everything heavy is imported inside the verb that needs it.
+"""
+
+import inspect
+import sys
+import traceback
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmkit.errors import ConfigError, LlmkitError
+from llmkit.verbs import Options, assignments
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    help="Raw text to a trained, tuned, evaluated and exported model, with one launcher and one engine.",
+)  # fmt: skip
+data = typer.Typer(no_args_is_help=True, help="Collect, shard and look at data.")
+tokenizer = typer.Typer(no_args_is_help=True, help="Train, check and export tokenizers.")
+verify = typer.Typer(no_args_is_help=True, help="Certificates to run on your own cluster.")
+app.add_typer(data, name="data")
+app.add_typer(tokenizer, name="tokenizer")
+app.add_typer(verify, name="verify")
+
+GLOBAL = {
+    "ranks": (int, typer.Option(1, "-n", "--ranks", help="Processes on this machine.", min=1)),
+    "device": (str, typer.Option("auto", "--device", help="cpu, gpu or auto.")),
+    "quick": (bool, typer.Option(False, "--quick", help="A smoke run: tiny and short.")),
+    "debug": (bool, typer.Option(False, "--debug", help="Show tracebacks.")),
+    "fresh": (bool, typer.Option(False, "--fresh", help="Move an earlier result aside and start again.")),
+    "plugins": (list[str], typer.Option([], "--plugin", help="Python file with components of yours.")),
+}
+Recipe = Annotated[str, typer.Argument(help="Path or name of a recipe.", metavar="RECIPE")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value settings, out=DIR among them.", metavar="[KEY=VALUE]...")]
+Ckpt = Annotated[str, typer.Argument(help="Run, checkpoint or Hugging Face directory.", metavar="CKPT")]
+
+
+def verb(group: typer.Typer, name: str):
+    """Register `function(..., options)` as a verb that takes the global options as well."""
+
+    def keep(function):
+        own = [
+            p.replace(kind=p.KEYWORD_ONLY, default=None if p.annotation is Overrides else p.default)
+            for p in inspect.signature(function).parameters.values()
+            if p.name != "options"
+        ]
+        shared = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=option)
+            for key, (kind, option) in GLOBAL.items()
+        ]
+
+        def call(**arguments):
+            options = Options(**{f.name: arguments.pop(f.name) for f in fields(Options)})
+            if options.device not in ("cpu", "gpu", "auto"):
+                raise ConfigError(f"--device {options.device}: is one of cpu, gpu, auto")
+            return function(**arguments, options=options)
+
+        call.__signature__ = inspect.Signature([*own, *shared])
+        call.__doc__ = function.__doc__
+        group.command(name)(call)
+        return function
+
+    return keep
+
+
+def stage_verb(group: typer.Typer, name: str, stage: str, help_: str):
+    """A verb that runs one stage from its recipe."""
+
+    @verb(group, name)
+    def call(recipe: Recipe, overrides: Overrides, options: Options):
+        from llmkit import verbs
+
+        verbs.perform(stage, recipe, assignments(overrides or []), options)
+
+    group.registered_commands[-1].callback.__doc__ = help_
+
+
+stage_verb(data, "collect", "data.collect", "Sources to clean, deduplicated, split documents with a manifest.")
+stage_verb(data, "shard", "data.shard", "Documents to memory-mapped token shards.")
+stage_verb(tokenizer, "train", "tokenizer.train", "Train a tokenizer on collected documents, and prove its export.")
+stage_verb(app, "train", "train", "Train any objective: pretraining, tuning, reward models, preferences.")
+
+
+@verb(app, "run")
+def run(pipeline: Recipe, overrides: Overrides, options: Options):
+    """Run a whole pipeline; the same command continues it after an interruption."""
+    from llmkit import pipeline as pipelines
+
+    pipelines.run(pipeline, assignments(overrides or []), options)
+
+
+@verb(data, "catalogue")
+def catalogue(options: Options):
+    """The data sets that can be fetched by name."""
+    from llmkit.data import catalogue
+
+    catalogue.show()
+
+
+@verb(data, "inspect")
+def inspect_data(folder: Annotated[str, typer.Argument(metavar="DIR")], options: Options):
+    """Look into a collected directory or shards."""
+    from llmkit.data import inspect
+
+    inspect.show(Path(folder))
+
+
+@verb(tokenizer, "check")
+def check(folder: Annotated[str, typer.Argument(metavar="DIR")], text: Annotated[str | None, typer.Argument()] = None, *, options: Options):
+    """Prove that a tokenizer and its Hugging Face form give the same ids."""
+    from llmkit.tokenizer import check
+
+    check.show(Path(folder), Path(text) if text else None)
+
+
+@verb(tokenizer, "export")
+def export_tokenizer(folder: Annotated[str, typer.Argument(metavar="DIR")], out: str, options: Options):
+    """Copy a tokenizer as a Hugging Face tokenizer directory."""
+    from llmkit.tokenizer import export
+
+    export.copy(Path(folder), Path(out))
+
+
+@verb(app, "eval")
+def evaluate(ckpt: Ckpt, overrides: Overrides, suite: str = typer.Option(..., "--suite"), out: str = typer.Option(None, "--out"), *, options: Options):
+    """Evaluate a model with a suite of metrics."""
+    from llmkit import verbs
+
+    values = {**assignments(overrides or []), "ckpt": ckpt}
+    verbs.perform("eval", suite, values | ({"out": out} if out else {}), options)
+
+
+@verb(app, "compare")
+def compare(a: str, b: str, options: Options):
+    """Compare two evaluations, sample by sample."""
+    from llmkit.eval import compare
+
+    compare.show(Path(a), Path(b))
+
+
+@verb(app, "export")
+def export(ckpt: Ckpt, out: Annotated[str, typer.Argument(metavar="OUT")], overrides: Overrides, options: Options):
+    """Export to a Hugging Face directory, or refuse."""
+    from llmkit import verbs
+
+    verbs.perform("export", {}, {**assignments(overrides or []), "ckpt": ckpt, "out": out}, options)
+
+
+@verb(app, "import")
+def import_(source: Annotated[str, typer.Argument(metavar="HF_DIR")], out: Annotated[str, typer.Argument(metavar="OUT")], options: Options):
+    """Import a Hugging Face directory as a checkpoint."""
+    from llmkit.models.hf import importing
+
+    importing.work(Path(source), Path(out))
+
+
+@verb(app, "generate")
+def generate(
+    ckpt: Ckpt,
+    prompt: list[str] = typer.Option(..., "--prompt", help="Text to continue; may be given several times."),
+    max_tokens: int = typer.Option(128, "--max-tokens"),
+    temperature: float = typer.Option(0.8, "--temperature"),
+    top_p: float = typer.Option(0.95, "--top-p"),
+    seed: int = typer.Option(0, "--seed"),
+    chat: bool = typer.Option(False, "--chat", help="Put the prompt through the chat template."),
+    *,
+    options: Options,
+):
+    """Continue prompts."""
+    from llmkit import generating
+
+    texts = generating.generate(
+        ckpt, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, chat=chat,
+        device=options.device,
+    )  # fmt: skip
+    for text in texts:
+        typer.echo(text)
+
+
+@verb(app, "chat")
+def chat(ckpt: Ckpt, temperature: float = typer.Option(0.7, "--temperature"), top_p: float = typer.Option(0.95, "--top-p"), *, options: Options):
+    """Talk to a model in the terminal."""
+    from llmkit import chat
+
+    chat.chat(ckpt, temperature=temperature, top_p=top_p, device=options.device)
+
+
+@verb(app, "report")
+def report(folder: Annotated[str, typer.Argument(metavar="RUN")], options: Options):
+    """Write a run's HTML page again."""
+    from llmkit.report import page
+
+    typer.echo(page.write(Path(folder)))
+
+
+@verb(app, "launch")
+def launch(
+    recipe: Recipe,
+    overrides: Overrides,
+    nodes: int = typer.Option(1, "--nodes", min=1),
+    with_: str = typer.Option("slurm", "--with", help="slurm, torchrun, accelerate or k8s."),
+    print_: bool = typer.Option(False, "--print", help="Show the job, do not submit it."),
+    *,
+    options: Options,
+):
+    """Describe a multi-node job once, and submit it."""
+    from llmkit.cluster import render
+
+    render.launch(recipe, overrides or [], nodes=nodes, scheduler=with_, show=print_, options=options)
+
+
+@verb(app, "doctor")
+def doctor(options: Options):
+    """What this machine has, and what llmkit will therefore use."""
+    from llmkit.cluster import doctor
+
+    doctor.show()
+
+
+@verb(app, "schema")
+def schema(kind: Annotated[str, typer.Argument(help="train, collect, shard, tokenizer, eval, export or pipeline.")], options: Options):
+    """The JSON schema of a kind of recipe, for editors."""
+    from llmkit import reference
+
+    typer.echo(reference.schema(kind))
+
+
+def _not_yet(group: typer.Typer, name: str) -> None:
+    @group.command(name, hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+    def call():
+        raise ConfigError(f"llmkit {name}: this verb is not there yet; `llmkit --help` lists the ones that are")
+
+
+for _name in ("sample", "plan"):
+    _not_yet(app, _name)
+for _name in ("resume", "parity", "export"):
+    _not_yet(verify, _name)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb -> the exit code. One line on stderr says what went wrong; --debug shows where."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        app(args=words, prog_name="llmkit", standalone_mode=False)
+        return 0
+    except LlmkitError as error:
+        return _tell(str(error), error.code, words)
+    except (KeyboardInterrupt, typer.Abort):
+        return _tell("interrupted", 130, words)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _tell(f"{where}{error.strerror or error}", 3, words)
+    except Exception as error:
+        if (usage := getattr(error, "format_message", None)) is not None:
+            return _tell(usage().replace("\n", " "), 2, words) if usage() else 2
+        # a defect of ours: say so in one line, and how to see more
+        return _tell(f"defect in llmkit: {type(error).__name__}: {error}; --debug shows where", 1, words)
+
+
+def _tell(line: str, code: int, words: list[str]) -> int:
+    if "--debug" in words:
+        traceback.print_exc()
+    print(f"llmkit: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

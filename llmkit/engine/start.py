@@ -1,0 +1,65 @@
+"""Starting a run from the weights of another one: a checkpoint of ours, in whatever layout it was written.
+
+    init: runs/pretrain  ─►  its shape (when the recipe has no `model`), its tokenizer's fingerprint, its weights
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmkit import config, manifest, registry
+from llmkit.checkpoint import fragments
+from llmkit.engine.backend import Backend
+from llmkit.engine.recipe import TrainRecipe
+from llmkit.errors import CheckpointError, ConfigError
+from llmkit.opened import resolve
+
+
+class Start:
+    """The checkpoint that `init` names, read once: its moving average if it has one, else its weights."""
+
+    def __init__(self, init: str):
+        self.path = resolve(init)
+        if not (self.path / fragments.INDEX).exists():
+            raise ConfigError(f"init: {self.path} is not a checkpoint of llmkit; run `llmkit import {self.path} OUT` first")
+        recipe = config.parse_yaml((self.path / "recipe.yaml").read_text(), str(self.path / "recipe.yaml"))
+        self.model = registry.find("model", recipe["model"]["name"]).Settings.model_validate(recipe["model"])
+        self.lineage: dict[str, Any] = json.loads((self.path / "lineage.json").read_text())
+        self.fingerprint = manifest.digest(manifest.read(self.path)["files"])
+        self.reader = fragments.Reader(self.path)
+        nets = self.reader.nets()
+        self.net = next((name for name in ("model", "policy") if name in nets), nets[0])
+        self.kind = "ema" if "ema" in self.reader.kinds(self.net) else "param"
+
+    def check(self, recipe: TrainRecipe, dataset) -> None:
+        """ConfigError if the data was made with another tokenizer than the weights were trained with."""
+        mine = dataset.tokenizer_dir and manifest.fingerprint(dataset.tokenizer_dir)
+        theirs = self.lineage.get("tokenizer")
+        if mine and theirs and mine != theirs:
+            raise ConfigError(
+                f"data: made with tokenizer {mine[:12]}, the weights of init={self.path} with {theirs[:12]}; "
+                "make the data with the tokenizer/ of that checkpoint"
+            )
+
+    def fill(self, backend: Backend, only_frozen: bool) -> None:
+        """Put the weights into every net, or only into the nets that are not trained (a resumed run has the others)."""
+        for name, net in backend.nets.items():
+            if name not in backend.trained:
+                views = ((n, p.shape, 0, {"param": p.detach().view(-1)}) for n, p in net.named_parameters())
+                self.reader.into(self._renamed(views))
+            elif not only_frozen:
+                self.reader.into(self._renamed(backend.pieces(name, writing=False)))
+                backend.refresh(name)
+
+    def _renamed(self, pieces) -> Iterator[tuple[str, torch.Size, int, dict[str, torch.Tensor]]]:
+        """`pieces` under the names they have in the checkpoint; a head that it cannot have keeps its fresh values."""
+        stored = self.reader.names(self.net)
+        for name, shape, start, views in pieces:
+            found = next((n for n in (name, name.removeprefix("trunk."), f"trunk.{name}") if n in stored), None)
+            if found:
+                yield f"{self.net}/{found}", shape, start, {self.kind: views["param"]}
+            elif not name.startswith("score."):
+                raise CheckpointError(f"{self.path}: holds no {name}; its model and the recipe's model differ")

@@ -1,0 +1,126 @@
+"""The verbs behind the command line, the pipelines and `import llmkit`: each takes a recipe and gives a manifest.
+
+    perform("data.collect", "data/sotu", {"out": "runs/data"}, Options())  ->  the manifest of runs/data
+"""
+
+import importlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmkit import config, manifest, registry, stage
+from llmkit.config import Section
+from llmkit.errors import ConfigError, LlmkitError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every verb takes, wherever it is called from."""
+
+    ranks: int = 1
+    device: str = "auto"
+    quick: bool = False
+    debug: bool = False
+    fresh: bool = False
+    plugins: list[str] = field(default_factory=list)
+
+    def argv(self) -> list[str]:
+        """These options as command-line words, for a worker."""
+        flags = [f"--{name}" for name in ("quick", "debug", "fresh") if getattr(self, name)]
+        plugins = [word for file in self.plugins for word in ("--plugin", file)]
+        return ["--device", self.device, *flags, *plugins]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where a stage's settings class and function are, where its recipes are, and which settings are directories."""
+
+    settings: str
+    function: str
+    folder: str
+    inputs: tuple[str, ...] = ()
+
+
+STAGES = {
+    "data.collect": Work("llmkit.data.collect:Collect", "llmkit.data.collect:work", "recipes"),
+    "data.shard": Work("llmkit.data.shard:Shard", "llmkit.data.shard:work", "recipes", ("data", "tokenizer")),
+    "tokenizer.train": Work("llmkit.tokenizer.train:TokenizerSpec", "llmkit.tokenizer.train:work", "tokenizer", ("data",)),
+    "eval": Work("llmkit.eval.suite:Suite", "llmkit.eval.suite:work", "eval"),
+    "export": Work("llmkit.models.hf.export:Export", "llmkit.models.hf.export:work", "recipes"),
+}
+
+
+def perform(verb: str, recipe: str | dict, assignments: dict[str, Any], options: Options) -> dict[str, Any]:
+    """Run one stage, or find it done -> its manifest. `recipe` is a path, a name, or the mapping itself.
+
+    `out` among the assignments names the output directory. Raises LlmkitError subclasses.
+    """
+    for file in options.plugins:
+        registry.load_plugin(file)
+    if verb == "train":
+        return train(recipe, assignments, options)
+    if verb not in STAGES:
+        raise ConfigError(f"{verb}: no such stage; known: {', '.join([*STAGES, 'train'])}")
+    work = STAGES[verb]
+    settings, out = _settings(_load(work.settings), recipe, assignments, options, work.folder)
+    inputs = {label: getattr(settings, label) for label in work.inputs}
+    return stage.perform(
+        verb, settings, out, inputs, lambda staging: _load(work.function)(settings, staging), options.fresh
+    )
+
+
+def train(recipe: str | dict, assignments: dict[str, Any], options: Options) -> dict[str, Any]:
+    """Train a recipe, in this process or, for several ranks, under a supervised launcher -> the run's manifest."""
+    from llmkit.engine.recipe import TrainRecipe
+
+    settings, out = _settings(TrainRecipe, recipe, assignments, options, "recipes")
+    settings = settings.model_copy(update={"run": settings.run.model_copy(update={"out": str(out)})})
+    if options.ranks > 1 and "RANK" not in os.environ:
+        return _supervised(settings, out, options)
+    from llmkit.checkpoint.runstate import write_exit
+    from llmkit.engine.run import train as run
+
+    try:
+        return run(settings, options.device, options.fresh)
+    except LlmkitError as error:
+        if out.is_dir():
+            write_exit(out, error.code, str(error))
+        raise
+
+
+def _supervised(settings: Section, out: Path, options: Options) -> dict[str, Any]:
+    from llmkit.cluster import supervise
+
+    out.mkdir(parents=True, exist_ok=True)
+    recipe = out / "asked.yaml"
+    recipe.write_text(config.dump(settings))
+    argv = ["train", str(recipe), f"out={out}", *options.argv()]
+    supervise.run(argv, ranks=options.ranks, run_dir=out, device=options.device)
+    return manifest.read(out)
+
+
+def _settings(model: type[Section], recipe, assignments, options: Options, folder: str) -> tuple[Any, Path]:
+    """The validated settings, and the output directory: `out=`, else what the recipe says, else runs/<its name>."""
+    tree = dict(recipe) if isinstance(recipe, dict) else config.read(recipe, folder)
+    assignments = dict(assignments)
+    name = model.__name__.lower() if isinstance(recipe, dict) else Path(recipe).stem
+    inside = tree.get("run") if isinstance(tree.get("run"), dict) else {}
+    out = assignments.pop("out", None) or assignments.pop("run.out", None) or inside.get("out") or f"runs/{name}"
+    return config.resolve(model, tree, assignments, options.quick), Path(str(out))
+
+
+def _load(where: str) -> Any:
+    module, _, name = where.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def assignments(words: list[str]) -> dict[str, Any]:
+    """`key=value` words as typed values. ConfigError if one is not of that form."""
+    out = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{word!r}: an override is written key=value")
+        out[key] = config.parse_yaml(value, key)
+    return out
