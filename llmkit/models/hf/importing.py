@@ -1,0 +1,129 @@
+"""`llmkit import HF_DIR OUT`: a foreign Hugging Face directory as a checkpoint of ours, read through a narrow door.
+
+    config.json   ─► allow-listed keys and types ─► our own Settings ─► our own net (their code is never built or run)
+    *.safetensors ─► header checked by hand ─► tensors renamed ─► fragments, published like any checkpoint
+
+OUT becomes a run directory whose only checkpoint is step 0, so it can be opened, tuned, evaluated and exported again.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+import yaml
+from torch import nn
+
+from llmkit import manifest, registry, trust
+from llmkit.checkpoint import fragments
+from llmkit.checkpoint.store import Store
+from llmkit.config import parse_yaml
+from llmkit.errors import CheckpointError, ConfigError, LlmkitError, TrustError
+from llmkit.models.hf import weights
+from llmkit.models.hf.export import TOKENIZER_FILES
+
+COUNT_LIMIT = 10**7
+"""No width, depth or vocabulary of a sane model is larger; the config of a foreign one is refused above it."""
+
+
+def work(hf_dir: str | Path, out: Path) -> dict:
+    """Make `out` a run directory that holds the model in `hf_dir` -> counts and licences.
+
+    Raises TrustError for anything that could run code, CheckpointError for tensors that do not fit.
+    """
+    source = Path(hf_dir)
+    net = read(source)
+    tokenizer = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    facts = lineage(source)
+
+    def write(staging: Path) -> list[str]:
+        pieces = [(name, p.shape, 0, {"param": p.detach().view(-1)}) for name, p in net.named_parameters()]
+        files = [fragments.write(staging, 0, fragments.of_net("model", pieces)), fragments.write_index(staging)]
+        recipe = {"model": net.settings.model_dump(mode="json"), "run": {"out": str(out), "steps": 0}}
+        (staging / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+        manifest.write_json(staging / "lineage.json", facts)
+        manifest.write_json(staging / "state.json", {"step": 0, "optimizer_steps": {"model": 0}, "objective": {}})
+        for name in tokenizer:
+            (staging / "tokenizer").mkdir(exist_ok=True)
+            shutil.copyfile(source / name, staging / "tokenizer" / name)
+        return [*files, "recipe.yaml", "lineage.json", "state.json", *(f"tokenizer/{name}" for name in tokenizer)]
+
+    store = Store(out / "checkpoints", max_failed=1)
+    path = store.save(0, write)
+    fingerprint = manifest.digest(manifest.read(path)["files"])
+    counts = {"parameters": sum(p.numel() for p in net.parameters())}
+    return {"fingerprint": fingerprint, "counts": counts, "licences": facts["sources"], "family": family_in(source).model_type}
+
+
+def read(folder: Path) -> nn.Module:
+    """The net in a Hugging Face directory, as one of ours, in the dtype of its file."""
+    from llmkit.opened import build, fill
+
+    family = family_in(folder)
+    config = trust.plain_config(folder / "config.json", family.allowed)
+    for key, value in config.items():
+        if isinstance(value, int) and not isinstance(value, bool) and not -1 <= value <= COUNT_LIMIT:
+            raise TrustError(f"{folder / 'config.json'}: {key} is {value}; no model has that")
+    try:
+        settings = family.settings(config)
+    except ValueError as error:  # pydantic's, from numbers that do not fit together
+        raise ConfigError(f"{folder / 'config.json'}: {str(error).splitlines()[-2].strip()}") from None
+    refuse_pickles(folder)
+    for file in weights.files(folder):
+        trust.tensor_header(file)
+    shapes = weights.shapes(folder)
+    head = "score" if "score.weight" in shapes else "lm"
+    net = build(settings, head)
+    tensors = {}
+    for name, tensor in weights.read(folder):
+        if (ours := family.import_name(name, head)) is not None:
+            tensors[ours] = tensor
+    untie(tensors, net, folder)
+    fill(net, tensors, folder)
+    return net
+
+
+def family_in(folder: Path):
+    """The family whose `model_type` config.json states; ConfigError if llmkit has no net of that architecture."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: holds no config.json; it is not a Hugging Face directory")
+    kind = trust.plain_config(path, {"model_type": str}).get("model_type")
+    families = [registry.find("export", name) for name in registry.names("export")]
+    for family in families:
+        if family.model_type == kind:
+            return family
+    known = ", ".join(family.model_type for family in families)
+    raise ConfigError(f"{path}: model_type {kind!r} is none that llmkit has a net for; known: {known}")
+
+
+def refuse_pickles(folder: Path) -> None:
+    """TrustError if the weights are there in a format that runs code, and in no other."""
+    if (folder / weights.SINGLE).is_file() or (folder / weights.INDEX).is_file():
+        return
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt") and path.is_file():
+            raise TrustError(f"{path}: weights in this format can run code; llmkit reads safetensors only")
+
+
+def untie(tensors: dict, net: nn.Module, folder: Path) -> None:
+    """Drop the second copy of a tied embedding, if the file has one and it is the same."""
+    extra = tensors.get("lm_head.weight")
+    if extra is None or "lm_head.weight" in net.state_dict():
+        return
+    if not extra.equal(tensors["embed_tokens.weight"]):
+        raise CheckpointError(f"{folder}: lm_head.weight differs from the embedding that config.json ties it to; fix one")
+    del tensors["lm_head.weight"]
+
+
+def lineage(folder: Path) -> dict:
+    """What a foreign directory says about where it comes from: its name, and the licence in its model card."""
+    licence = "not stated"
+    card = folder / "README.md"
+    if card.is_file() and card.stat().st_size < 1 << 20:
+        front = re.match(r"---\n(.*?)\n---\n", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+        try:
+            stated = parse_yaml(front[1], str(card)) if front else {}
+            licence = str(stated.get("license") or licence) if isinstance(stated, dict) else licence
+        except LlmkitError:
+            pass  # a card is for people; what cannot be read is not stated
+    return {"sources": [{"source": folder.name, "licence": licence, "origin": "imported Hugging Face directory"}]}

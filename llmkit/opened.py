@@ -1,0 +1,149 @@
+"""Open any CKPT: a run directory, a checkpoint directory or a Hugging Face directory, as a net and its tokenizer.
+
+    runs/x ─► its best if run.best is set, else its newest ─► checkpoints/step_00000400 ─► verify ─► net, tokenizer
+    a directory with config.json and safetensors ─────────────────────────────────────────► net, tokenizer
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from llmkit import registry, trust
+from llmkit.checkpoint import store
+from llmkit.checkpoint.fragments import Reader
+from llmkit.config import Section, parse_yaml
+from llmkit.errors import CheckpointError
+from llmkit.log import say, warn
+from llmkit.models.heads import with_head
+from llmkit.tokenizer.vocabulary import Tokenizer
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint in memory. `net` is in evaluation mode."""
+
+    net: nn.Module
+    tokenizer: Tokenizer | None
+    path: Path
+    """The checkpoint or Hugging Face directory that was read."""
+    recipe: dict[str, Any] | None
+    """The resolved recipe that made it, as plain data; None for a Hugging Face directory."""
+    lineage: dict[str, Any] = field(default_factory=dict)
+    """What it was made from: fingerprints of its inputs and, under `sources`, the data and its licences."""
+
+    @property
+    def head(self) -> str:
+        """"lm" for a language model, "score" for a reward or value model."""
+        return "lm" if hasattr(self.net, "logits") else "score"
+
+
+def resolve(ckpt: str | Path) -> Path:
+    """The checkpoint or Hugging Face directory that `ckpt` means; for a run directory the choice is said.
+
+    CheckpointError if there is none there, in one line.
+    """
+    path = Path(ckpt).expanduser()
+    if not path.is_dir():
+        raise CheckpointError(f"{ckpt}: there is no such directory; give a run, a checkpoint or a Hugging Face directory")
+    if (path / "checkpoints").is_dir():
+        return _of_run(path)
+    if (path / "index.json").is_file() or (path / "config.json").is_file():
+        return path
+    raise CheckpointError(f"{ckpt}: is neither a run, nor a checkpoint, nor a Hugging Face directory; look one level up or down")
+
+
+def _of_run(run: Path) -> Path:
+    """The best checkpoint of `run` if it remembers one, else the newest that is whole."""
+    if (run / "best.json").is_file():
+        step = trust.read_json(run / "best.json")["step"]
+        path = run / "checkpoints" / f"step_{step:08d}"
+        if path.is_dir():
+            say(f"{run}: the best checkpoint, of step {step}")
+            return path
+    chosen = store.Store(run / "checkpoints")
+    path = chosen.newest()
+    for line in chosen.damaged:
+        warn(f"passed over: {line}")
+    if path is None:
+        raise CheckpointError(f"{run}: holds no checkpoint yet; train it first")
+    say(f"{run}: the newest checkpoint, of step {store.step_of(path)}")
+    return path
+
+
+def open_model(ckpt: str | Path, head: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None) -> Opened:
+    """The net and tokenizer of any CKPT, on `device`, in `dtype` (default: fp32).
+
+    `head` is what the caller needs, "lm" or "score"; CheckpointError if the checkpoint ends in another.
+    """
+    path = resolve(ckpt)
+    opened = _checkpoint(path, head) if (path / "index.json").is_file() else _hub(path)
+    if head and opened.head != head:
+        kinds = {"lm": "language model", "score": "reward model"}
+        raise CheckpointError(f"{path}: is a {kinds[opened.head]}, a {kinds[head]} is needed here; give another checkpoint")
+    opened.net.to(device=device, dtype=dtype or torch.float32).eval()
+    return opened
+
+
+def _checkpoint(path: Path, head: str | None) -> Opened:
+    store.verify(path)
+    recipe = parse_yaml((path / "recipe.yaml").read_text(encoding="utf-8"), str(path / "recipe.yaml"))
+    reader = Reader(path)
+    name = choose(reader, head)
+    tensors = reader.whole(name) | reader.whole(name, "buffer")
+    net = build(model_settings(recipe, path), "score" if "score.weight" in tensors else "lm")
+    fill(net, tensors, path)
+    tokenizer = Tokenizer.load(path / "tokenizer") if (path / "tokenizer").is_dir() else None
+    lineage = trust.read_json(path / "lineage.json") if (path / "lineage.json").is_file() else {}
+    return Opened(net, tokenizer, path, recipe, lineage)
+
+
+def _hub(path: Path) -> Opened:
+    from llmkit.models.hf import importing
+
+    net = importing.read(path)
+    has_tokenizer = any((path / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
+    return Opened(net, Tokenizer.load(path) if has_tokenizer else None, path, None, importing.lineage(path))
+
+
+def choose(reader: Reader, head: str | None) -> str:
+    """The net of a checkpoint that a caller means: the one with the wanted head, else the language model, else the first."""
+    nets = reader.nets()
+    if not nets:
+        raise CheckpointError(f"{reader.folder}: holds no net; the checkpoint is not of a training run")
+    scored = [net for net in nets if f"{net}/score.weight" in reader.names(net)]
+    wanted = scored if head == "score" else [net for net in nets if net not in scored]
+    return (wanted or nets)[0]
+
+
+def model_settings(recipe: dict[str, Any], path: Path) -> Section:
+    """The typed settings of the net that a checkpoint's recipe describes."""
+    try:
+        return registry.find("model", recipe["model"]["name"]).Settings.model_validate(recipe["model"])
+    except (KeyError, TypeError, ValidationError) as error:
+        line = str(error).splitlines()[0]
+        raise CheckpointError(f"{path / 'recipe.yaml'}: does not describe a model of this version of llmkit: {line}") from None
+
+
+def build(settings: Section, head: str) -> nn.Module:
+    """An empty net (on the meta device) of these settings, to be filled."""
+    with torch.device("meta"):
+        return with_head(registry.find("model", settings.name)(settings), head)
+
+
+def fill(net: nn.Module, tensors: dict[str, torch.Tensor], where: Path) -> None:
+    """Give `net` the tensors by name, or raise one CheckpointError that lists everything that does not fit."""
+    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    problems = [f"{name}: expected {list(shape)}, found {list(found[name]) if name in found else 'none'}"
+                for name, shape in wanted.items() if found.get(name) != shape]  # fmt: skip
+    problems += [f"{name}: found {list(found[name])}, expected none" for name in found if name not in wanted]
+    problems += [f"{name}: expected floating-point numbers, found {value.dtype}"
+                 for name, value in tensors.items() if name in wanted and not value.is_floating_point()]  # fmt: skip
+    if problems:
+        listed = "\n  ".join(problems)
+        raise CheckpointError(f"{where}: {len(problems)} tensors do not fit the model\n  {listed}")
+    net.load_state_dict(tensors, assign=True)
