@@ -1,0 +1,75 @@
+"""The proof that the Hugging Face export of a tokenizer gives the ids that llmkit trains with.
+
+Every string is encoded twice: here, and by `AutoTokenizer` on the exported files. One difference refuses the export.
+Strings that spell control tokens are compared with `split_special_tokens=True`, the only way to keep what people type
+from becoming control tokens in transformers.
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+from llmkit.errors import DataError, ExportRefused
+from llmkit.tokenizer.vocabulary import Tokenizer
+
+NASTY = (
+    "", " ", "  ", "   ", "Hello world", " leading", "  two leading", "trailing ", "trailing  ", "a  b   c    d     e",
+    "\n", "\n\n", "\n\n\n", "a\nb", "a\n\nb\n", " \n ", "a\r\nb", "\ttab", "a\tb\t\tc", "def f():\n    return 1\n",
+    "        if x:\n\t\treturn", "ﬁnance ﬀ", "Ｆｕｌｌ　ｗｉｄｔｈ", "non\u00a0breaking", "zero\u200bwidth",
+    "e\u0301 is not \u00e9", "\U0001f469\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466", "\U0001f44d\U0001f3fd ok",
+    "日本語のテキスト", "العربية مرحبا", "हिन्दी नमस्ते", "Ελληνικά", "ᚠᛇᚻ", "\U00010330\U00010331", "\ufeffbom",
+    "nul\x00inside", "bell\x07", "\u2581", "a\u2581b", "1234567890", "3.14e-10", "-----", "=" * 37, "aaaaaaaaaaa",
+    "..........", "https://example.org/a?b=c&d=%20", "<0x41>", "<0x0A>", "<unk>", "\u2585", "\u2047", "\ue000" + "0\ue001",
+)  # fmt: skip
+
+
+def prove(folder: Path, data: Path | None = None, lines: int = 1000) -> dict:
+    """Compare ids on `lines` held-out lines of `data` (train lines fill up) and on NASTY strings.
+
+    -> {"lines": compared, "strings": compared, "mismatches": 0}; ExportRefused with the first string that differs.
+    """
+    ours = Tokenizer.load(folder)
+    theirs = _auto(folder)
+    literal = [text for name in ours.specials for text in (name, f"a {name} b", f"{name}{name}\n")]
+    strings = [*NASTY, *literal]
+    held = list(islice(_lines(data), lines)) if data else []
+    for text in chain(strings, held):
+        if difference := _difference(ours, theirs, text):
+            raise ExportRefused(f"{folder}: the Hugging Face tokenizer differs on {text[:80]!r}: {difference}")
+    return {"lines": len(held), "strings": len(strings), "mismatches": 0}
+
+
+def work(folder: str | Path, data: str | Path | None = None, lines: int = 1000) -> dict:
+    """`llmkit tokenizer check DIR [data=DIR]`: `prove`, with DataError where there is nothing to compare."""
+    folder = Path(folder)
+    for name in ("tokenizer.model", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: there is no such file; give a directory made by tokenizer train")
+    return prove(folder, Path(data) if data else None, lines)
+
+
+def _difference(ours: Tokenizer, theirs, text: str) -> str | None:
+    """What differs between the two encodings of `text`, BOS included; None if nothing."""
+    mine = [ours.bos, *ours.encode(text)]
+    spelled = any(name in text for name in [*ours.specials, "<unk>"])
+    other = theirs(text, split_special_tokens=spelled)["input_ids"]
+    if mine == other:
+        return None
+    at = next((i for i, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), min(len(mine), len(other)))
+    return f"at token {at}, {mine[at : at + 5]} here and {other[at : at + 5]} there"
+
+
+def _auto(folder: Path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _lines(data: Path) -> Iterator[str]:
+    """Lines of the held-out documents of `data`, then of its training documents."""
+    for name in ("heldout.jsonl", "train.jsonl"):
+        if (data / name).is_file():
+            with (data / name).open(encoding="utf-8") as file:
+                for record in map(json.loads, file):
+                    yield from (line for line in record.get("text", "").splitlines() if line)

@@ -1,0 +1,103 @@
+"""The same tokenizer for Hugging Face: tokenizer.json built piece by piece, and a config that keeps it that way.
+
+`LlamaTokenizer` of transformers 5 replaces what tokenizer.json says about spaces by a rule of its own; the class
+written here, PreTrainedTokenizerFast, keeps the file as it is, in versions 4 and 5 alike. What users type can still
+become a control token there, unless they pass `split_special_tokens=True`: that is how chat templates work in
+transformers. `llmkit` itself never does it (tokenizer/chat.py).
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from sentencepiece import sentencepiece_model_pb2 as protobuf
+
+from llmkit.errors import DataError
+from llmkit.tokenizer.vocabulary import SPACE
+
+KIND = protobuf.ModelProto.SentencePiece.Type
+FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "spec.yaml")
+
+
+def write(folder: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json beside `folder`'s tokenizer.model."""
+    model = protobuf.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
+    converted(model).save(str(folder / "tokenizer.json"))
+    text = json.dumps(_config(model), indent=2, ensure_ascii=False)
+    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def copy(folder: str | Path, out: str | Path) -> None:
+    """Copy a tokenizer directory's own files into `out`. tokenizer.model too: other converters look for it."""
+    folder, out = Path(folder), Path(out)
+    if not (folder / "tokenizer.json").is_file():
+        raise DataError(f"{folder}: no tokenizer.json here; train the tokenizer, or export it with tokenizer export")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
+
+
+def converted(model: protobuf.ModelProto):
+    """A `tokenizers.Tokenizer` that gives the ids which SentencePiece gives with `model`."""
+    from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
+
+    merged = model.trainer_spec.model_type == model.trainer_spec.BPE
+    tokenizer = Tokenizer(_bpe(model) if merged else _unigram(model))
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    special = [p.piece for p in model.pieces if p.type in (KIND.CONTROL, KIND.UNKNOWN)]
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    plain = [p.piece for p in model.pieces if p.type == KIND.USER_DEFINED and merged]
+    tokenizer.add_tokens([AddedToken(text, normalized=SPACE in text, special=False) for text in plain])
+    bos = model.trainer_spec.bos_piece
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, model.trainer_spec.bos_id)]
+    )
+    return tokenizer
+
+
+def _bpe(model: protobuf.ModelProto):
+    """Merges in the order of the pieces they make; of each piece, every split into two pieces of the vocabulary."""
+    from tokenizers import models
+
+    ids = {piece.piece: i for i, piece in enumerate(model.pieces)}
+    mergeable = {p.piece: None for p in model.pieces if p.type == KIND.NORMAL}
+    merges = []
+    for piece in mergeable:
+        splits = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
+        splits = [(a, b) for a, b in splits if a in mergeable and b in mergeable]
+        merges += sorted(splits, key=lambda split: (ids[split[0]], ids[split[1]]))
+    spec = model.trainer_spec
+    return models.BPE(
+        vocab=ids, merges=merges, unk_token=spec.unk_piece, fuse_unk=True, byte_fallback=spec.byte_fallback
+    )
+
+
+def _unigram(model: protobuf.ModelProto):
+    """Scores as they are, but a user-defined piece has -0.1, as in SentencePiece (unigram_model.cc, EncodeOptimized),
+    and a byte piece is never worth choosing: `<0x41>` in a text is six characters, not a byte."""
+    from tokenizers import models
+
+    fixed = {KIND.USER_DEFINED: -0.1, KIND.BYTE: -1e4}
+    scores = [(p.piece, fixed.get(p.type, p.score)) for p in model.pieces]
+    return models.Unigram(scores, model.trainer_spec.unk_id, model.trainer_spec.byte_fallback)
+
+
+def _config(model: protobuf.ModelProto) -> dict:
+    """tokenizer_config.json; what transformers would otherwise guess, in both its dialects, is written out."""
+    spec = model.trainer_spec
+    named = {"bos_token": spec.bos_piece, "eos_token": spec.eos_piece, "pad_token": spec.pad_piece}
+    named["unk_token"] = spec.unk_piece
+    others = [p.piece for p in model.pieces if p.type == KIND.CONTROL and p.piece not in named.values()]
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **named,
+        "extra_special_tokens": others,
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": 10**30,
+    }
