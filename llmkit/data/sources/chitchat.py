@@ -1,0 +1,95 @@
+"""Human-human chats of the BYU Chit-Chat Challenge (Myers et al. 2020), with the ratings that the chats were given.
+
+a chat = an opening question, turns of two people, ratings 1-10 (witty, upbeat, interesting) or none
+  as a conversation   the question and every second turn are the user's, the turns between the assistant's
+  as a pair           two chats about one question, the better rated transcript preferred, each chat used once
+"""
+
+import json
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from statistics import mean
+from typing import Any, Literal
+
+from pydantic import Field
+
+from llmkit.config import Section
+from llmkit.data import fetch
+from llmkit.registry import register
+
+PACKAGE = ("chitchat-dataset", "0.9.0", "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e")
+MEMBER = "chitchat_dataset/dataset.json"
+
+
+@register("source", "chitchat")
+class Chitchat:
+    """Multi-turn conversations, or pairs of transcripts whose mean ratings differ by at least `gap`."""
+
+    class Settings(Section):
+        name: Literal["chitchat"] = "chitchat"
+        kind: Literal["conversations", "pairs"] = Field("conversations", description="what the records are")
+        turns: int = Field(6, ge=2, description="chats with fewer turns are left out")
+        gap: float = Field(
+            3.0, gt=0, le=9, description="pairs: least difference of the mean ratings, in points"
+        )
+        chars: int = Field(
+            400, gt=0, description="pairs: a transcript ends with the last turn within this length"
+        )
+        limit: int | None = Field(None, gt=0, description="conversations: at most so many; default: all")
+
+    licence = "MIT"
+    origin = "PyPI chitchat-dataset 0.9.0"
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.kind = settings.kind
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        with zipfile.ZipFile(fetch.pypi(*PACKAGE)) as wheel:
+            chats = json.loads(wheel.read(MEMBER))
+        asked = {name: chat for name, chat in chats.items() if chat.get("prompt")}
+        long_enough = {
+            name: chat for name, chat in asked.items() if len(chat["messages"]) >= self.settings.turns
+        }
+        if self.kind == "pairs":
+            yield from self._pairs(long_enough)
+        else:
+            for name, chat in list(long_enough.items())[: self.settings.limit]:
+                yield {"id": name, "source": "chitchat", "messages": _conversation(chat)}
+
+    def _pairs(self, chats: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        by_question = defaultdict(list)
+        for name, chat in chats.items():
+            if chat.get("ratings"):
+                by_question[chat["prompt"]].append((mean(map(float, chat["ratings"].values())), name))
+        for question, rated in sorted(by_question.items()):
+            rated.sort()
+            for (low, worse), (high, better) in zip(rated[: len(rated) // 2], reversed(rated)):
+                if high - low >= self.settings.gap:
+                    yield {
+                        "id": f"{better}-{worse}",
+                        "source": "chitchat",
+                        "prompt": [{"role": "user", "content": question}],
+                        "chosen": self._transcript(chats[better]),
+                        "rejected": self._transcript(chats[worse]),
+                        "margin": high - low,
+                    }
+
+    def _transcript(self, chat: dict[str, Any]) -> str:
+        text = ""
+        for line in _turns(chat):
+            if text and len(text) + len(line) >= self.settings.chars:
+                break
+            text += ("\n" if text else "") + line
+        return text[: self.settings.chars]
+
+
+def _turns(chat: dict[str, Any]) -> list[str]:
+    """What is said in each turn; utterances of one turn follow each other in one line."""
+    return [" ".join(" ".join(said["text"].split()) for said in turn) for turn in chat["messages"]]
+
+
+def _conversation(chat: dict[str, Any]) -> list[dict[str, str]]:
+    said = [chat["prompt"], *_turns(chat)]
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]

