@@ -1,6 +1,6 @@
-"""What xz and bz2 need for a held-out text once they have seen the training text: baselines that anybody has at hand.
+"""What xz and bz2 need for a held-out text once they have seen the training text: baselines at hand.
 
-    bytes(held out | train) = compressed size of (train + held out) - compressed size of train
+bytes(held out | train) = compressed size of (train + held out) - compressed size of train
 """
 
 import bz2
@@ -8,7 +8,7 @@ import lzma
 from concurrent.futures import ThreadPoolExecutor
 
 SMALLEST_WINDOW = 64 << 20
-"""xz -9's own dictionary, 64 MiB; it grows until both texts fit, or it would forget the start of the training text."""
+"""The dictionary of xz -9, 64 MiB. It grows until both texts fit, or xz would forget the first."""
 
 
 def xz_bytes(data: bytes) -> int:

@@ -1,11 +1,12 @@
-"""Interpolated modified Kneser-Ney n-gram models over token ids: the baselines that a small language model has to beat.
+"""Interpolated modified Kneser-Ney n-gram models over token ids: what a small language model has to beat.
 
     train ids ─► unique k-grams, k = 1..n, each known by a dense number ─► counts and continuation counts
     held-out ids ─► p_1 ─► p_2 ─► ... ─► p_n, each interpolated with the one below; nothing loops over tokens
 
-A k-gram is keyed by (number of its first k-1 tokens) * V + its last token, so any order and vocabulary fits an int64.
-The training stream is closed to a circle: then every k-gram has a left neighbour and continuation counts need no
-special case at the start. Source: Chen and Goodman 1998, section 3 and equations 24-26.
+A k-gram is keyed by (number of its first k-1 tokens) * V + its last token, so any order and vocabulary fits
+an int64. The training stream is closed to a circle: then every k-gram has a left neighbour, and
+continuation counts need no special case at the start. Source: Chen and Goodman 1998, section 3 and
+equations 24-26.
 """
 
 from dataclasses import dataclass
@@ -18,11 +19,11 @@ class Order:
     """The unique k-grams of the training stream, sorted by key, and how often they are seen."""
 
     keys: np.ndarray
-    """(U,) int64 context * V + token, ascending: the index is the k-gram's number, one context's are neighbours."""
+    """(U,) int64 context * V + token, ascending; the index is the k-gram's number."""
     counts: np.ndarray
     """(U,) occurrences."""
     continuations: np.ndarray
-    """(U,) how many different tokens precede the k-gram; empty for the highest order, which does not need it."""
+    """(U,) how many different tokens precede it; empty for the highest order, which needs none."""
 
 
 class KneserNey:
@@ -36,14 +37,16 @@ class KneserNey:
         for k in range(1, order + 1):
             shorter = number
             keys = shorter * vocab_size + np.roll(ids, 1 - k)
-            keys, first, number, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+            keys, first, number, counts = np.unique(
+                keys, return_index=True, return_inverse=True, return_counts=True
+            )
             if k > 1:
                 suffix = shorter[(first + 1) % len(ids)]
                 self.orders[-1].continuations[:] = np.bincount(suffix)
             self.orders.append(Order(keys, counts, np.zeros_like(counts) if k < order else counts[:0]))
 
     def log2_probs(self, ids: np.ndarray, start: int) -> dict[int, np.ndarray]:
-        """log2 p(ids[t] | what stands before it in `ids`) for t >= start, by order 1..n. `ids` (N,) -> (N - start,)."""
+        """{order: log2 p(ids[t] | ids before it), t >= start}: `ids` (N,) -> (N - start,) each."""
         ids = np.asarray(ids, dtype=np.int64)
         target = np.arange(start, len(ids))
         continuing = np.full(len(target), 1 / self.vocab_size)
@@ -52,11 +55,13 @@ class KneserNey:
             context = self._contexts(ids, target, k)
             found[k] = np.log2(_step(table, table.counts, context, ids[target], self.vocab_size, continuing))
             if len(table.continuations):
-                continuing = _step(table, table.continuations, context, ids[target], self.vocab_size, continuing)
+                continuing = _step(
+                    table, table.continuations, context, ids[target], self.vocab_size, continuing
+                )
         return found
 
     def _contexts(self, ids, target, k):
-        """The number of the k-1 tokens before each target, -1 where training never saw them or the text is younger."""
+        """The number of the k-1 tokens before each target, -1 where training never saw them."""
         context = np.where(target >= k - 1, 0, -1)
         for back, table in zip(range(k - 1, 0, -1), self.orders, strict=False):
             context = _numbers(table, context, ids[np.maximum(target - back, 0)], self.vocab_size)
@@ -71,7 +76,7 @@ def _numbers(table: Order, context, token, vocab_size):
 
 
 def _step(table: Order, counts, context, token, vocab_size, lower):
-    """p(token | context) from discounted `counts`, interpolated with `lower` (Chen and Goodman 1998, eq. 24)."""
+    """p(token | context) from discounted `counts`, interpolated with `lower` (eq. 24)."""
     discount = _discounts(counts)
     owner = table.keys // vocab_size
     total = np.bincount(owner, weights=counts)
@@ -85,7 +90,7 @@ def _step(table: Order, counts, context, token, vocab_size, lower):
 
 
 def _discounts(counts) -> np.ndarray:
-    """What is taken from k-grams seen 0, 1, 2 and more times (eq. 26); KenLM's fallback where the counts are too few."""
+    """What is taken from k-grams seen 0, 1, 2, 3+ times (eq. 26); KenLM's fallback where counts are few."""
     n1, n2, n3, n4 = (float((counts == c).sum()) for c in (1, 2, 3, 4))
     fallback = np.array([0.0, 0.5, 1.0, 1.5])
     if min(n1, n2, n3, n4) == 0:

@@ -47,8 +47,9 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 def bootstrap(values, weights=None, key: str = "", draws: int = DRAWS) -> Interval:
     """Percentile bootstrap of the weighted mean sum(w v) / sum(w), resampling (v, w) together (Efron 1979).
 
-    `values` (n,) per sample, `weights` (n,) their sizes (bytes, tokens) or None for 1. The interval is the 2.5 % and
-    97.5 % quantile of the resampled means themselves, which are not divided by the number of draws again.
+    `values` (n,) per sample, `weights` (n,) their sizes (bytes, tokens) or None for 1. The interval is
+    between the 2.5 % and 97.5 % quantiles of the resampled means themselves: their spread is the standard
+    error already.
     """
     values = np.asarray(values, dtype=np.float64)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -71,13 +72,13 @@ def paired(after, before, weights=None, key: str = "") -> Interval:
 
 
 def sign_test(differences) -> float:
-    """Two-sided exact p that positive and negative differences are equally likely; ties are left out (Dixon 1946)."""
+    """Two-sided exact p that both signs are equally likely; ties are left out (Dixon and Mood 1946)."""
     differences = np.asarray(differences)
     return _even_odds(int((differences > 0).sum()), int((differences < 0).sum()))
 
 
 def mcnemar(after, before) -> float:
-    """Two-sided exact p that two systems are right equally often, from the samples only one gets right (McNemar 1947)."""
+    """Two-sided exact p of the samples that only one of two systems gets right (McNemar 1947)."""
     after, before = np.asarray(after, dtype=bool), np.asarray(before, dtype=bool)
     return _even_odds(int((after & ~before).sum()), int((before & ~after).sum()))
 

@@ -1,0 +1,90 @@
+"""`llmkit compare A B`: two evaluations of the same suite, sample by sample.
+
+What both find easy or hard cancels in the paired difference: its interval is narrower than that of
+either figure.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmkit.errors import DataError
+from llmkit.eval.records import read_jsonl
+from llmkit.eval.statistics import mcnemar, paired, sign_test
+
+
+def compare(a: Path, b: Path) -> dict[str, dict[str, Any]]:
+    """B against A for every task that both evaluation folders hold, over the samples that both hold.
+
+    -> {task: {metric, headline, better, a, b, difference, ci95, p, test, samples, verdict}}, where
+    `difference` is b - a. Raises DataError where a folder is no evaluation, no task is shared, or a shared
+    task has no sample in common.
+    """
+    reports = [read_report(folder) for folder in (a, b)]
+    shared = [label for label in reports[0]["tasks"] if label in reports[1]["tasks"]]
+    shared = [label for label in shared if reports[0]["tasks"][label]["better"] != "none"]
+    if not shared:
+        raise DataError(f"{a} and {b}: no task in common; evaluate both with the same suite")
+    return {label: _task(label, a, b, reports[0]["tasks"][label]) for label in shared}
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report.json of an evaluation. DataError if there is none."""
+    path = Path(folder) / "report.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: holds no report.json; name the --out folder of `llmkit eval`")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _task(label: str, a: Path, b: Path, task: dict) -> dict[str, Any]:
+    one, two = (
+        {row["id"]: row for row in read_jsonl(Path(x) / "results" / f"{label}.jsonl")} for x in (a, b)
+    )
+    ids = [name for name in one if name in two]
+    if not ids:
+        raise DataError(f"{label}: {a} and {b} share no sample; evaluate both on the same data")
+    before, after = (np.array([rows[i]["value"] for i in ids], dtype=np.float64) for rows in (one, two))
+    weights = np.array([one[i].get("weight", 1) for i in ids], dtype=np.float64)
+    gain = paired(after, before, weights, key=label)
+    binary = np.isin(np.concatenate([before, after]), (0.0, 1.0)).all()
+    return {
+        "metric": task["metric"],
+        "headline": task["headline"],
+        "better": task["better"],
+        "a": float(np.average(before, weights=weights)),
+        "b": float(np.average(after, weights=weights)),
+        "difference": gain.value,
+        "ci95": [gain.low, gain.high],
+        "p": mcnemar(after, before) if binary else sign_test(after - before),
+        "test": "McNemar" if binary else "sign test",
+        "samples": len(ids),
+        "verdict": _verdict(gain, task["better"]),
+    }
+
+
+def _verdict(gain, better: str) -> str:
+    """Which is better, if the interval leaves no doubt."""
+    if gain.low <= 0 <= gain.high:
+        return "no clear difference"
+    return "B is better" if (gain.value > 0) == (better == "higher") else "A is better"
+
+
+def show(found: dict[str, dict[str, Any]]) -> None:
+    """Print a comparison as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", "figure", "A", "B", "B - A", "95 % interval", "p", "samples", "verdict")
+    for label, t in found.items():
+        span = "{:+.4f} to {:+.4f}".format(*t["ci95"])
+        figures = (
+            f"{t['a']:.4f}",
+            f"{t['b']:.4f}",
+            f"{t['difference']:+.4f}",
+            span,
+            f"{t['p']:.2g} ({t['test']})",
+        )
+        table.add_row(label, t["headline"], *figures, str(t["samples"]), t["verdict"])
+    Console().print(table)

@@ -1,0 +1,1 @@
+"""One file per metric, found by its name through the registry."""

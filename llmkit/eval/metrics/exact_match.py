@@ -1,0 +1,78 @@
+"""Greedy replies to held-out prompts that have one right answer, compared as strings."""
+
+from typing import Literal
+
+from llmkit.config import Field, Section
+from llmkit.eval import records, replies
+from llmkit.eval.before import opened_before
+from llmkit.eval.metric import Measured, Metric
+from llmkit.eval.statistics import mcnemar, paired, wilson
+from llmkit.registry import register
+
+
+@register("metric", "exact_match")
+class ExactMatch(Metric):
+    """The share of prompts whose reply is the answer, surrounding white space aside."""
+
+    class Settings(Section):
+        name: Literal["exact_match"] = "exact_match"
+        data: str = Field(
+            description="folder of collected conversations with an `answer`; its heldout.jsonl is used"
+        )
+        sources: list[str] | None = Field(
+            None, description="only these sources; default: all that have answers"
+        )
+        before: str | None = Field(
+            None, description="checkpoint to compare with: run, checkpoint or Hugging Face dir"
+        )
+        limit: int = Field(500, ge=0, description="at most so many prompts, chosen by hash; 0: all")
+        max_new: int = Field(
+            24, gt=0, description="longest reply in tokens; an answer that needs more counts as wrong"
+        )
+        quick_values = {"limit": 16, "max_new": 8}
+
+    headline = "exact_match"
+
+    def measure(self, opened):
+        s = self.settings
+        asked = records.heldout(s.data, ("messages", "answer"), s.sources, s.limit)
+        prompts = [record["messages"][:-1] for record in asked]
+        said = replies.replies(opened, prompts, s.max_new)
+        right = [matches(reply, record["answer"]) for reply, record in zip(said, asked, strict=True)]
+        figures = {
+            "exact_match": sum(right) / len(right),
+            "ci95": list(wilson(sum(right), len(right))),
+            "samples": len(right),
+            "by_source": by_source(asked, right),
+        }
+        if s.before:
+            earlier = replies.replies(opened_before(s.before, opened), prompts, s.max_new)
+            was = [matches(reply, record["answer"]) for reply, record in zip(earlier, asked, strict=True)]
+            gain = paired(right, was, key=s.data)
+            figures |= {
+                "exact_match_before": sum(was) / len(was),
+                "gain_ci95": [gain.low, gain.high],
+                "mcnemar_p": mcnemar(right, was),
+            }
+        rows = [
+            {"id": r["id"], "value": float(ok), "reply": reply, "answer": r["answer"]}
+            for r, ok, reply in zip(asked, right, said, strict=True)
+        ]
+        return Measured(figures, rows)
+
+
+def matches(reply: str, answer: str) -> bool:
+    return reply.strip() == answer.strip()
+
+
+def by_source(asked: list[dict], right: list[bool]) -> dict[str, dict]:
+    """Share right, its interval and the number of prompts, for each source."""
+    out = {}
+    for source in sorted({str(record["source"]) for record in asked}):
+        own = [ok for record, ok in zip(asked, right, strict=True) if str(record["source"]) == source]
+        out[source] = {
+            "exact_match": sum(own) / len(own),
+            "ci95": list(wilson(sum(own), len(own))),
+            "samples": len(own),
+        }
+    return out

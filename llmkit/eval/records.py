@@ -1,0 +1,72 @@
+"""The records that evaluations read: conversations and pairs as `data collect` writes them, and raw text."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmkit.errors import DataError
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl file. DataError names the file, and the line that is not one."""
+    if not path.is_file():
+        raise DataError(
+            f"{path}: there is no such file; make it with `llmkit data collect`, or name another one"
+        )
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: not JSON ({error}); collect the data again") from None
+
+
+def heldout(
+    folder: str, needs: tuple[str, ...], sources: list[str] | None = None, limit: int = 0
+) -> list[dict]:
+    """Held-out records of a collected folder that have the keys `needs`, of `sources` only if any are named.
+
+    With a `limit`, the hash of the id decides: the same records every time, spread over all sources.
+    """
+    path = Path(folder) / "heldout.jsonl"
+    records = list(read_jsonl(path))
+    if unknown := set(sources or ()) - {record.get("source") for record in records}:
+        known = ", ".join(sorted({str(record.get("source")) for record in records}))
+        raise DataError(f"{path}: holds no source {sorted(unknown)[0]!r}; known: {known}")
+    records = [
+        r for r in records if all(key in r for key in needs) and (not sources or r["source"] in sources)
+    ]
+    if not records:
+        raise DataError(f"{path}: no record has {', '.join(needs)}; this metric needs other data")
+    if limit and limit < len(records):
+        records = sorted(records, key=lambda r: hashlib.blake2b(str(r["id"]).encode()).digest())[:limit]
+    return records
+
+
+def read_text(path: str) -> str:
+    """The raw text of a file. DataError if it is missing, empty or not UTF-8."""
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(f"{path}: there is no such text file; name the heldout.txt of `llmkit data collect`")
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text at byte {error.start}; convert it first") from None
+    if not text:
+        raise DataError(f"{path}: is empty; there is nothing to measure")
+    return text
+
+
+def training_documents(path: str, limit_bytes: int) -> list[str]:
+    """Documents of a collected train.jsonl, whole ones up to `limit_bytes`, or the start of a text file."""
+    if not path.endswith(".jsonl"):
+        return [read_text(path)[:limit_bytes]]
+    documents, size = [], 0
+    for record in read_jsonl(Path(path)):
+        size += len(record["text"].encode())
+        if size > limit_bytes and documents:
+            break
+        documents.append(record["text"])
+    return documents

@@ -1,0 +1,64 @@
+"""Texts that a net writes for an evaluation: replies to chat prompts, continuations of plain text."""
+
+from typing import Any
+
+from llmkit.data.pack import shifted
+from llmkit.eval.scoring import Reply
+from llmkit.models.generate import generate
+from llmkit.tokenizer import chat
+
+ROWS = 64
+"""Prompts that are generated for at once. A reply does not depend on which prompts stand beside it."""
+
+
+def write(opened: Any, prompts: list[list[int]], max_new: int, stop: list[int], **options) -> list[list[int]]:
+    """Token ids written after each of `prompts`, at most `max_new`; the stop token is left out.
+
+    `options` are those of `llmkit.models.generate.stream`.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    written: list[list[int]] = [[] for _ in prompts]
+    for start in range(0, len(order), ROWS):
+        chosen = order[start : start + ROWS]
+        some = generate(opened.net, [prompts[i] for i in chosen], max_new, stop=stop, keys=chosen, **options)
+        for i, ids in zip(chosen, some, strict=True):
+            written[i] = ids
+    return written
+
+
+def _cut(opened: Any, prompt: list[int], max_new: int) -> list[int]:
+    """The end of `prompt` that leaves room for `max_new` tokens in the net's context."""
+    return prompt[-max(1, opened.net.settings.context - max_new) :]
+
+
+def _rendered(opened: Any, prompts: list[list[dict]], max_new: int) -> list[list[int]]:
+    return [
+        _cut(opened, chat.render(opened.tokenizer, prompt, open_reply=True)[0], max_new) for prompt in prompts
+    ]
+
+
+def replies(opened: Any, prompts: list[list[dict]], max_new: int, **options) -> list[str]:
+    """The assistant's next message after each conversation; greedy unless `options` say otherwise."""
+    ids = write(
+        opened, _rendered(opened, prompts, max_new), max_new, chat.stop_ids(opened.tokenizer), **options
+    )
+    return [opened.tokenizer.decode(reply) for reply in ids]
+
+
+def continuations(opened: Any, texts: list[str], max_new: int, **options) -> list[str]:
+    """How the net goes on after each of `texts`, to the end of the document at most."""
+    tokenizer = opened.tokenizer
+    prompts = [_cut(opened, [tokenizer.bos, *tokenizer.encode(text)], max_new) for text in texts]
+    return [tokenizer.decode(ids) for ids in write(opened, prompts, max_new, [tokenizer.eos], **options)]
+
+
+def drawn(opened: Any, prompts: list[list[dict]], max_new: int, seed: int) -> list[Reply]:
+    """Replies drawn at temperature 1 from the whole distribution, stop token included, ready to score."""
+    rendered, stop = _rendered(opened, prompts, max_new), set(chat.stop_ids(opened.tokenizer))
+    out = []
+    for prompt, ids in zip(
+        rendered, write(opened, rendered, max_new, [], temperature=1.0, seed=seed), strict=True
+    ):
+        ends = next((i + 1 for i, token in enumerate(ids) if token in stop), len(ids))
+        out.append(Reply(*shifted(prompt + ids[:ends], [0] * len(prompt) + [1] * ends)))
+    return out
