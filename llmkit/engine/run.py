@@ -143,7 +143,7 @@ class _Run:
             parents["tokenizer"] = manifest.fingerprint(tokenizer)
         if self.start:
             parents["init"] = self.start.fingerprint
-        sources = list(dict.fromkeys([*(self.start.sources if self.start else []), *self.train_set.sources]))
+        sources = {**(self.start.lineage["sources"] if self.start else {}), **_sources(self.recipe.data)}
         return {**parents, "sources": sources, "objective": self.recipe.objective.name}
 
     def _finish(self, saver: Saver, meter: Meter) -> dict[str, Any]:
@@ -189,6 +189,12 @@ def _fits(model, dataset) -> None:
     context, seq_len = getattr(model, "context", None), getattr(dataset, "seq_len", None)
     if context and seq_len and seq_len > context:
         raise ConfigError(f"data.seq_len: {seq_len} is longer than model.context of {context}; change one of them")
+
+
+def _sources(data) -> dict[str, Any]:
+    """{source: its licence and origin} of the directories that the dataset reads."""
+    folders = [getattr(data, key) for key in ("data", "shards") if hasattr(data, key)]
+    return {name: facts for folder in folders for name, facts in manifest.read(folder).get("licences", {}).items()}
 
 
 def _lasting(recipe: TrainRecipe) -> dict[str, Any]:

@@ -10,12 +10,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from llmkit import config, dist, manifest
 from llmkit.checkpoint import fragments
 from llmkit.checkpoint.store import Store
-from llmkit.engine.backend import Backend, Piece
+from llmkit.engine.backend import Backend
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.log import say, warn
 from llmkit.objectives.phase import Objective
@@ -99,11 +97,11 @@ class Saver:
         return True
 
     def _write(self, staging: Path, done: int) -> list[str]:
-        files = fragments.write(staging, self.backend.rank, self._pieces(writing=True), done)
+        files = [fragments.write(staging, self.backend.rank, self._pieces(writing=True), done)]
         dist.barrier("save")
         if self.backend.rank:
             return files
-        files += fragments.write_index(staging)
+        files.append(fragments.write_index(staging))
         state = {
             "step": done,
             "optimizer_steps": {net: self.backend.steps_taken(net) for net in self.backend.trained},
@@ -121,16 +119,8 @@ class Saver:
             files += [p.relative_to(staging).as_posix() for p in sorted((staging / "tokenizer").rglob("*")) if p.is_file()]
         return files
 
-    def _pieces(self, writing: bool) -> Iterator[Piece]:
+    def _pieces(self, writing: bool) -> Iterator[fragments.Piece]:
         for net in self.backend.trained:
-            for name, shape, start, views in self.backend.pieces(net, writing):
-                yield f"{net}/{name}", shape, start, views
+            yield from fragments.of_net(net, self.backend.pieces(net, writing))
             if not writing or self.backend.rank == 0:
-                for name, buffer in persistent_buffers(self.backend.nets[net]):
-                    yield f"{net}/{name}", buffer.shape, 0, {"buffer": buffer.view(-1)}
-
-
-def persistent_buffers(net: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The buffers of `net` that its state dict holds (BatchNorm's running statistics, a VQ codebook's counts)."""
-    kept = net.state_dict(keep_vars=True).keys()
-    return ((name, buffer) for name, buffer in net.named_buffers() if name in kept)
+                yield from fragments.of_net(net, fragments.buffers(self.backend.nets[net]))

@@ -56,7 +56,7 @@ class Start:
 
     def _renamed(self, pieces) -> Iterator[tuple[str, torch.Size, int, dict[str, torch.Tensor]]]:
         """`pieces` under the names they have in the checkpoint; a head that it cannot have keeps its fresh values."""
-        stored = self.reader.names(self.net)
+        stored = {name.partition('/')[2] for name in self.reader.names(self.net)}
         for name, shape, start, views in pieces:
             found = next((n for n in (name, name.removeprefix("trunk."), f"trunk.{name}") if n in stored), None)
             if found:

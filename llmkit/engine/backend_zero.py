@@ -1,0 +1,227 @@
+"""DeepSpeed ZeRO 1, 2 and 3: optimiser state, gradients and weights are split over the ranks.
+
+Each trained net is one engine around its phase module. DeepSpeed's own checkpoints, schedulers, accumulation and
+launcher are not used: it reduces, clips, steps and gathers. `_masters` below reads where it keeps the fp32 state, by
+private names that 0.19 has (hence the pin); tests/parity and tests/checkpoint prove it for every layout.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from llmkit.engine import optim, zero_config
+from llmkit.engine.backend import Applied, Backend, Piece
+from llmkit.errors import ConfigError
+from llmkit.log import warn
+from llmkit.models.blocks import initialise
+from llmkit.objectives.phase import Phase
+
+PIN = "0.19."
+
+
+class Zero(Backend):
+    """ZeRO at the stage that `parallel.backend` names, with fp32 masters; offload to host memory if asked."""
+
+    def __init__(self, objective, nets, optims, parallel, seed):
+        super().__init__(objective, nets, optims, parallel, seed)
+        self.stage = int(parallel.backend.removeprefix("zero"))
+        self._refuse()
+        self.deepspeed = _deepspeed(self.device)
+        self.configs = {name: self._config(name) for name in self.trained}
+        for name, net in nets.items():
+            self._materialise(name, net)
+        self.optimizers = {name: optim.build(nets[name], optims[name]) for name in self.trained}
+        self.engines = {name: self._engine(name) for name in self.trained}
+
+    def _refuse(self) -> None:
+        """ConfigError for what ZeRO cannot do."""
+        double = [phase.name for phase in self.objective.phases if phase.double_backward]
+        if self.stage == 3 and double:
+            raise ConfigError(
+                f"parallel.backend: zero3 cannot differentiate twice, which phase {double[0]} does; use zero2 or ddp"
+            )
+        if self.stage < 3 and self.parallel.offload == "params":
+            raise ConfigError("parallel.offload: params needs parallel.backend=zero3; use offload=optimizer")
+
+    def _config(self, net: str) -> dict[str, Any]:
+        numel = sum(p.numel() for p in self.nets[net].parameters())
+        config = zero_config.render(self.stage, self.parallel, self.optims[net], numel)
+        schema = self.deepspeed.runtime.zero.config.DeepSpeedZeroConfig.model_fields
+        if unknown := zero_config.lint(config["zero_optimization"], schema):
+            warn(f"deepspeed {self.deepspeed.__version__} differs from what llmkit knows in {', '.join(unknown)}")
+        return config
+
+    def _materialise(self, name: str, net: nn.Module) -> None:
+        """Give `net` its weights; at stage 3 each parameter is split over the ranks before the next one is made."""
+        if self.stage < 3 or name not in self.trained:
+            if any(p.is_meta for p in net.parameters()):
+                initialise(net, self.seed, self.device)
+            net.to(self.device)
+            return
+        partition = self.deepspeed.zero.Init(config_dict_or_path=self.configs[name], dtype=self._dtype())
+        if any(p.is_meta for p in net.parameters()):
+            initialise(net, self.seed, self.device, lambda p: partition._convert_to_zero_parameters([p]))
+        net.to(self.device)
+
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.parallel.weights == "bf16" else torch.float32
+
+    def _engine(self, net: str) -> nn.Module:
+        engine, *_ = self.deepspeed.initialize(
+            model=self.module(net), optimizer=self.optimizers[net], config=self.configs[net]
+        )
+        return engine
+
+    # ---- one update --------------------------------------------------------------------------------------------
+
+    def autocast(self):
+        """The engine enters autocast itself, as its config says."""
+        return contextlib.nullcontext()
+
+    def optimizer(self, net: str) -> optim.AdamW:
+        return self.optimizers[net]
+
+    def backward(self, phase: Phase, loss: torch.Tensor) -> None:
+        self.engines[phase.net].backward(loss)
+
+    def step(self, phase: Phase) -> Applied:
+        engine = self.engines[phase.net]
+        engine.step()
+        applied, norm = engine.was_step_applied(), engine.get_global_grad_norm()
+        return Applied(
+            torch.tensor(float(applied), device=self.device),
+            torch.as_tensor(norm, dtype=torch.float32, device=self.device).detach(),
+        )
+
+    # ---- state -------------------------------------------------------------------------------------------------
+
+    def pieces(self, net: str, writing: bool) -> Iterator[Piece]:
+        state = self.optimizers[net].state
+        masters = list(_masters(self.engines[net].optimizer))
+        if writing and any(flat not in state for flat, _ in masters):
+            self.allocate(net, 0)  # no step has been applied yet
+        names = {p: name for name, p in self.nets[net].named_parameters()}
+        for flat, ranges in masters:
+            moments = {k: state[flat][k] for k in self.optimizers[net].kinds if k in state.get(flat, {})}
+            for at in ranges:
+                if at.numel:
+                    views = {"param": flat.detach(), **moments}
+                    here = {kind: view.view(-1).narrow(0, at.offset, at.numel) for kind, view in views.items()}
+                    yield names[at.p], _shape(at.p), at.start, here
+        yield from self._untrained(net, writing)
+
+    def _untrained(self, net: str, writing: bool) -> Iterator[Piece]:
+        """Parameters of a trained net that are frozen for good, of which no optimiser knows."""
+        for i, (name, p) in enumerate(self.nets[net].named_parameters()):
+            if p.requires_grad:
+                continue
+            if self.stage == 3:
+                start = p.partition_numel() * self.rank
+                numel = max(0, min(p.partition_numel(), p.ds_numel - start))
+                if numel:
+                    yield name, p.ds_shape, start, {"param": p.ds_tensor.detach().view(-1).narrow(0, 0, numel)}
+            elif not writing or i % self.world == self.rank:
+                yield name, p.shape, 0, {"param": p.detach().view(-1)}
+
+    @torch.no_grad()
+    def allocate(self, net: str, steps: int) -> None:
+        optimizer = self.optimizers[net]
+        for flat, _ in _masters(self.engines[net].optimizer):
+            moments = {k: flat.clone() if k == "ema" else torch.zeros_like(flat) for k in optimizer.kinds}
+            step = torch.tensor(float(steps), device=flat.device)
+            optimizer.state[flat] = {"step": step, **{k: m.detach() for k, m in moments.items()}}
+
+    def steps_taken(self, net: str) -> int:
+        return max((int(s["step"]) for s in self.optimizers[net].state.values()), default=0)
+
+    @torch.no_grad()
+    def refresh(self, net: str) -> None:
+        zero = self.engines[net].optimizer
+        if self.stage == 3:
+            zero._partition_all_parameters()  # nothing may stay gathered
+            for i in range(len(zero.fp16_groups)):
+                zero._reassign_or_swap_out_partitioned_parameters(i)  # weights <- masters
+            zero.checkpoint_event_epilogue()
+        else:
+            zero.update_lp_params()
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def gathered(self, net: str):
+        if self.stage < 3 or net not in self.trained:
+            return contextlib.nullcontext()
+        from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
+
+        return unwrap_model_for_generation(self.engines[net])
+
+    def close(self) -> None:
+        for engine in self.engines.values():
+            engine.destroy()
+
+
+# ---- where DeepSpeed 0.19 keeps the fp32 state -------------------------------------------------------------------
+
+
+class Range(NamedTuple):
+    """`numel` elements of parameter `p` from its element `start` on lie in a flat master from its `offset` on."""
+
+    p: nn.Parameter
+    offset: int
+    start: int
+    numel: int
+
+
+def _masters(zero) -> Iterator[tuple[torch.Tensor, list[Range]]]:
+    """Each flat fp32 master of this rank, which keys the optimiser's state, and what lies in it."""
+    if hasattr(zero, "fp32_partitioned_groups_flat"):  # stage 3
+        for flat, group in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
+            yield flat, list(_partitions(zero, group))
+        return
+    if hasattr(zero, "fp32_groups_flat_partition"):  # stage 1 with bf16 weights and fp32 accumulation
+        flats, groups = zero.fp32_groups_flat_partition, zero.bf16_groups
+    else:
+        flats, groups = zero.single_partition_of_fp32_groups, zero.bit16_groups
+    for flat, group in zip(flats, groups, strict=True):
+        mapped = [(p, p._hp_mapping) for p in group if p._hp_mapping is not None]
+        yield (
+            flat,
+            [
+                Range(p, m.hp_fragment_address.start, m.lp_fragment_address.start, m.hp_fragment_address.numel)
+                for p, m in mapped
+            ],
+        )
+
+
+def _partitions(zero, group) -> Iterator[Range]:
+    offset = 0
+    for p in group:
+        part = p.partition_numel()  # ceil(numel / world): the last rank's may be short
+        start = part * zero._get_param_partition_rank(p)
+        yield Range(p, offset, start, max(0, min(part, p.ds_numel - start)))
+        offset += part
+
+
+def _shape(p: nn.Parameter) -> torch.Size:
+    return getattr(p, "ds_shape", p.shape)
+
+
+def _deepspeed(device: torch.device):
+    """The library, told where to run and to keep its lines out of the terminal. ConfigError if it is not 0.19."""
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    os.environ.setdefault("LOCAL_RANK", "0")
+    import deepspeed
+
+    if not deepspeed.__version__.startswith(PIN):
+        raise ConfigError(f"parallel.backend: ZeRO needs deepspeed=={PIN}*, this is {deepspeed.__version__}; install it")
+    deepspeed.utils.logger.handlers = [logging.NullHandler()]
+    deepspeed.utils.logger.propagate = True  # to the handlers of the run, if it has any
+    # Used for inference alone; building it takes a compiler and half a minute.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm_op"] = False
+    backend = deepspeed.accelerator.get_accelerator().communication_backend_name()
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    return deepspeed
