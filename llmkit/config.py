@@ -206,6 +206,18 @@ def _settings_class(field, value) -> type[Section] | None:
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
 
 
+def _labelled(field, value) -> dict[str, type[Section]]:
+    """{label: Section class} where `field` maps labels to components, as a suite's tasks do."""
+    annotated = getattr(field.annotation, "__args__", ())[-1:]
+    component = next((m for a in annotated for m in getattr(a, "__metadata__", ()) if isinstance(m, Component)), None)
+    named = value.items() if component and isinstance(value, dict) else ()
+    return {
+        label: registry.find(component.kind, inner["name"]).Settings
+        for label, inner in named
+        if isinstance(inner, dict) and isinstance(inner.get("name"), str)
+    }
+
+
 def _quick(model: type[Section], tree: dict) -> dict:
     """`tree` with the `quick_values` of every section in it written over what it says."""
     out = {**tree, **{k: v for k, v in model.quick_values.items()}}
@@ -213,6 +225,8 @@ def _quick(model: type[Section], tree: dict) -> dict:
         section = _settings_class(field, out.get(key))
         if section and (isinstance(out.get(key), dict) or (key not in out and section.quick_values)):
             out[key] = _quick(section, out.get(key) or {})
+        for label, labelled in _labelled(field, out.get(key)).items():
+            out[key] = {**out[key], label: _quick(labelled, out[key][label])}
     return out
 
 
@@ -237,10 +251,13 @@ def _explain(error: ValidationError, model: type[Section], tree: dict) -> str:
 
 
 def _known_keys(model: type[Section], tree: Any, path: list[str]) -> list[str]:
+    labels: dict[str, type[Section]] = {}
     for part in path:
         field = model.model_fields.get(part)
         tree = tree.get(part) if isinstance(tree, dict) else None
-        section = _settings_class(field, tree) if field else None
+        section = labels.pop(part, None) or (_settings_class(field, tree) if field else None)
+        if field and section is None and (labels := _labelled(field, tree)):
+            continue
         if section is None:
             return []
         model = section

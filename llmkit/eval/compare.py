@@ -71,13 +71,13 @@ def _verdict(gain, better: str) -> str:
     return "B is better" if (gain.value > 0) == (better == "higher") else "A is better"
 
 
-def show(found: dict[str, dict[str, Any]]) -> None:
-    """Print a comparison as a table."""
+def show(a: Path, b: Path) -> None:
+    """Print `compare(a, b)` as a table."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table("task", "figure", "A", "B", "B - A", "95 % interval", "p", "samples", "verdict")
-    for label, t in found.items():
+    for label, t in compare(a, b).items():
         span = "{:+.4f} to {:+.4f}".format(*t["ci95"])
         figures = (
             f"{t['a']:.4f}",

@@ -13,7 +13,10 @@ from pydantic import Field
 
 from llmkit import manifest, registry
 from llmkit.config import Component, Section
-from llmkit.errors import ConfigError
+from llmkit.errors import CheckpointError, ConfigError
+
+FOLDERS = ("data", "before", "reference")
+"""Settings of metrics that name directories."""
 
 
 class Suite(Section):
@@ -27,6 +30,13 @@ class Suite(Section):
     device: Literal["auto", "cpu", "gpu"] = Field(
         "auto", description="where the nets run; auto: a GPU if there is one"
     )
+
+    def inputs(self) -> dict[str, str]:
+        """The stage directories it reads, by label: when one of them is made anew, so is the evaluation."""
+        named = {"ckpt": self.ckpt}
+        for label, task in self.tasks.items():
+            named |= {f"{label}.{key}": value for key, value in task if key in FOLDERS and value}
+        return {label: folder for label, folder in named.items() if (Path(folder) / manifest.NAME).is_file()}
 
 
 def work(settings: Suite, out: Path) -> dict[str, Any]:
@@ -61,7 +71,12 @@ def work(settings: Suite, out: Path) -> dict[str, Any]:
 def _open(ckpt: str, head: str, device: str):
     from llmkit.opened import open_model
 
-    return open_model(ckpt, head, pick(device))
+    opened = open_model(ckpt, head, pick(device))
+    if opened.tokenizer is None:
+        raise CheckpointError(
+            f"{opened.path}: has no tokenizer; evaluate a checkpoint or export that carries one"
+        )
+    return opened
 
 
 def pick(device: str) -> str:
