@@ -42,13 +42,12 @@ def converted(model: protobuf.ModelProto):
     """A `tokenizers.Tokenizer` that gives the ids which SentencePiece gives with `model`."""
     from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 
-    merged = model.trainer_spec.model_type == model.trainer_spec.BPE
-    tokenizer = Tokenizer(_bpe(model) if merged else _unigram(model))
+    tokenizer = Tokenizer(_bpe(model))
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
     tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     special = [p.piece for p in model.pieces if p.type in (KIND.CONTROL, KIND.UNKNOWN)]
     tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
-    plain = [p.piece for p in model.pieces if p.type == KIND.USER_DEFINED and merged]
+    plain = [p.piece for p in model.pieces if p.type == KIND.USER_DEFINED]
     tokenizer.add_tokens([AddedToken(text, normalized=SPACE in text, special=False) for text in plain])
     bos = model.trainer_spec.bos_piece
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -72,16 +71,6 @@ def _bpe(model: protobuf.ModelProto):
     return models.BPE(
         vocab=ids, merges=merges, unk_token=spec.unk_piece, fuse_unk=True, byte_fallback=spec.byte_fallback
     )
-
-
-def _unigram(model: protobuf.ModelProto):
-    """Scores as they are, but a user-defined piece has -0.1, as in SentencePiece (unigram_model.cc, EncodeOptimized),
-    and a byte piece is never worth choosing: `<0x41>` in a text is six characters, not a byte."""
-    from tokenizers import models
-
-    fixed = {KIND.USER_DEFINED: -0.1, KIND.BYTE: -1e4}
-    scores = [(p.piece, fixed.get(p.type, p.score)) for p in model.pieces]
-    return models.Unigram(scores, model.trainer_spec.unk_id, model.trainer_spec.byte_fallback)
 
 
 def _config(model: protobuf.ModelProto) -> dict:

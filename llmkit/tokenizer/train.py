@@ -11,7 +11,6 @@ the Pile that was 7 % of all lines (google/sentencepiece#671). Here every byte i
 import io
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -37,14 +36,13 @@ class TokenizerSpec(Section):
     quick_values: ClassVar[dict] = {"vocab_size": 1024, "train_bytes": 2_000_000}
 
     data: str = Field(description="directory made by `data collect` (kind: documents)")
-    model: Literal["bpe", "unigram"] = Field("bpe", description="bpe (decoders) or unigram (T5 style)")
+    model: Literal["bpe"] = Field("bpe", description="bpe: byte-pair merges, for decoders")
     vocab_size: int = Field(4096, description="pieces, control tokens and 256 bytes included", ge=300, le=1_000_000)
     byte_fallback: bool = Field(True, description="spell unseen characters in bytes; without it they are lost")
     character_coverage: float = Field(0.99995, description="share of characters that get a piece", gt=0.9, le=1)
     split_digits: bool = Field(True, description="every digit is a piece of its own")
-    user_defined: list[str] = Field(
-        ["\n", "\n\n", "\t", "  ", "    ", "        "],
-        description="strings that are always one piece: white space only, since user text may hold them",
+    white_space: list[str] = Field(
+        ["\n", "\n\n", "\t", "  ", "    ", "        "], description="runs of white space that are always one piece"
     )
     chat: str = Field("plain", description="chat template: a name in tokenizer/chat/, or the path of a .jinja file")
     train_bytes: int = Field(100_000_000, description="bytes of text to learn from; more is sampled down", ge=1000)
@@ -150,7 +148,7 @@ def _train(settings: TokenizerSpec, lines: Lines, control: list[str]) -> bytes:
             character_coverage=settings.character_coverage,
             split_digits=settings.split_digits,
             control_symbols=control,
-            user_defined_symbols=[text.replace(" ", SPACE) for text in settings.user_defined],
+            user_defined_symbols=[text.replace(" ", SPACE) for text in settings.white_space],
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
