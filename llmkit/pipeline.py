@@ -24,7 +24,7 @@ class Stage(Section):
 
     name: str = Field(description="also the directory under the pipeline's out")
     verb: str = Field(description="data.collect, tokenizer.train, data.shard, train, eval or export")
-    recipe: str = Field(description="path or name of the stage's recipe")
+    recipe: str | None = Field(None, description="path or name of the stage's recipe; default: `set` says it all")
     set: dict[str, Any] = Field({}, description="dotted key: value, with ${stage.out} of earlier stages")
     gpu: dict[str, Any] = Field({}, description="like set, with --device gpu; the key recipe replaces the recipe")
 
@@ -48,9 +48,9 @@ def run(name: str, assignments: dict[str, Any], options: verbs.Options) -> Path:
     for number, step in enumerate(pipeline.stages, 1):
         gpu = step.gpu if options.device == "gpu" else {}
         values = {key: _fill(value, places, step.name) for key, value in {**step.set, **gpu}.items()}
-        recipe = values.pop("recipe", step.recipe)
+        recipe = values.pop("recipe", step.recipe) or {}
         folder = out / step.name
-        say(f"[{number}/{len(pipeline.stages)}] {step.name}: {step.verb} {recipe}  ({time.monotonic() - begun:.0f} s)")
+        say(f"[{number}/{len(pipeline.stages)}] {step.name}: {step.verb} {recipe or ''}  ({time.monotonic() - begun:.0f} s)")
         facts = verbs.perform(step.verb, recipe, {**values, **asked[step.name], "out": str(folder)}, options)
         places[f"{step.name}.out"] = str(folder)
         row = {"name": step.name, "verb": step.verb, "out": str(folder)}

@@ -63,8 +63,11 @@ def perform(verb: str, recipe: str | dict, assignments: dict[str, Any], options:
     if verb not in STAGES:
         raise ConfigError(f"{verb}: no such stage; known: {', '.join([*STAGES, 'train'])}")
     work = STAGES[verb]
-    settings, out = _settings(_load(work.settings), recipe, assignments, options, work.folder)
-    inputs = {label: getattr(settings, label) for label in work.inputs}
+    model = _load(work.settings)
+    if "device" in model.model_fields and options.device != "auto":
+        assignments = {"device": options.device, **assignments}
+    settings, out = _settings(model, recipe, assignments, options, work.folder)
+    inputs = settings.inputs() if hasattr(settings, "inputs") else {label: getattr(settings, label) for label in work.inputs}
     return stage.perform(
         verb, settings, out, inputs, lambda staging: _load(work.function)(settings, staging), options.fresh
     )

@@ -22,6 +22,7 @@ class Meter:
         self.peak = size.peak_flops(torch.cuda.get_device_name()) if backend.device.type == "cuda" else None
         self.skipped = lambda: 0
         self.tokens = 0  # useful ones, over the whole run and all ranks; saved with the checkpoint
+        self._uncounted: torch.Tensor | int = 0
         self.seconds = 0.0  # of training, before this process
         self.metrics: Metrics | None = None
         self.bar: Bar | None = None
@@ -49,7 +50,9 @@ class Meter:
         """Count the rows' positions and the useful ones among them (not padding)."""
         for batch in group:
             if (segments := batch.get("segments")) is not None:
-                self._positions = add([self._positions, {"all": segments.numel(), "useful": (segments > 0).sum()}])
+                useful = (segments > 0).sum()
+                self._positions = add([self._positions, {"all": segments.numel(), "useful": useful}])
+                self._uncounted = self._uncounted + useful
         return group
 
     def add(self, phase, seen: Numbers, outcome: Applied) -> None:
@@ -83,7 +86,7 @@ class Meter:
         line |= {"lr": lr, "grad_norm": float(torch.stack([n.float() for n in self._norms]).mean())}
         line["step_s"] = seconds / self._count
         if positions:
-            self.tokens += int(positions["useful"])
+            self.count()
             line["tokens"] = self.tokens
             line["tokens_per_s"] = positions["all"] / seconds
             line["useful_tokens_per_s"] = positions["useful"] / seconds
@@ -95,8 +98,13 @@ class Meter:
         line["skipped"] = self.skipped()
         return {key: round(value, 8) if isinstance(value, float) else value for key, value in line.items()}
 
+    def count(self) -> None:
+        """Bring `tokens` up to date: a sum over ranks, which all of them take part in."""
+        self.tokens += int(self.backend.total({"useful": self._uncounted})["useful"])
+        self._uncounted = 0
+
     def state(self) -> dict[str, float]:
-        """What the checkpoint keeps: useful tokens and seconds of training so far."""
+        """What the checkpoint keeps: useful tokens (as of the last `count`) and seconds of training so far."""
         return {"tokens": self.tokens, "seconds": self.seconds + self._elapsed()}
 
     def restore(self, state: dict[str, float]) -> None:

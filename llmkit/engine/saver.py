@@ -71,6 +71,7 @@ class Saver:
         due = self.run.save_every and done % self.run.save_every == 0
         if not (due or better or last):
             return
+        self.meter.count()
         path = self.store.save(
             done,
             lambda staging: self._write(staging, done),
