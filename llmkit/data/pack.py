@@ -54,7 +54,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def lay(rows: list[list[tuple[np.ndarray, np.ndarray]]], seq_len: int, pad: int) -> dict[str, torch.Tensor]:
-    """Rows of (tokens, labels) as `tokens`, `segments`, `labels`, each (B, seq_len). No rows: one of padding."""
+    """`tokens`, `segments`, `labels`, each (B, seq_len), of rows of documents; none: a row of padding."""
     size = (max(1, len(rows)), seq_len)
     tokens = np.full(size, pad, np.int64)
     segments = np.zeros(size, np.int32)

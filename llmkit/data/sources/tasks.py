@@ -2,8 +2,8 @@
 
 A kind draws (question, answer, a wrong answer of the same kind) from a generator keyed by (seed, kind); the
 wording is one of several paraphrases. A split by the prompt's hash holds out *prompts*, not the facts behind
-them: "What is the opposite of hot?" may be held out while "Name the opposite of hot." is trained on; lists and
-many numbers are new. A wrong answer is as often longer as shorter than the right one.
+them: "What is the opposite of hot?" may be held out while "Name the opposite of hot." is trained on; lists
+and many numbers are new. A wrong answer is as often longer as shorter than the right one.
 """
 
 import random
@@ -126,7 +126,7 @@ def _larger(rng):
 
 
 def _words(rng, *wordings: str, place: int):
-    """A list of words, one a line (so that a word is spelt with the same tokens in the list and in the reply)."""
+    """Words, one a line, so that a word has the same tokens in the list and in the reply."""
     words = rng.sample(WORDS.split(), rng.randrange(2, 5))
     answer = words[place]
     wrong = rng.choice([word for word in words if word != answer])

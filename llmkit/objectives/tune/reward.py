@@ -1,8 +1,8 @@
 """Reward model: a score per reply, trained so that the preferred reply of a pair scores higher.
 
-Bradley & Terry (1952) as in Ouyang et al. (2022, eq. 1), with an optional margin (Touvron et al. 2023, eq. 2)
-and an optional pull of each pair's mean score to zero (Eisenstein et al. 2023, section 2). The last token of a
-reply carries its score.
+Bradley & Terry (1952) as in Ouyang et al. (2022, eq. 1), with an optional margin (Touvron et al. 2023, eq.
+2) and an optional pull of each pair's mean score to zero (Eisenstein et al. 2023, section 2). The score
+stands at the last token of a reply.
 """
 
 from typing import Literal
