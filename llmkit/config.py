@@ -38,7 +38,11 @@ class Component:
             return value
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             raise ValueError(f"needs a mapping with a name; known: {', '.join(registry.names(self.kind))}")
-        return registry.find(self.kind, value["name"]).Settings.model_validate(value)
+        try:
+            component = registry.find(self.kind, value["name"])
+        except ConfigError as error:  # a ValueError, to which pydantic adds the dotted key
+            raise ValueError(str(error).partition(": ")[2]) from None
+        return component.Settings.model_validate(value)
 
     def __get_pydantic_core_schema__(self, source, handler):
         dump = core_schema.plain_serializer_function_ser_schema(lambda section: section.model_dump())

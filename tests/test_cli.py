@@ -1,0 +1,51 @@
+"""The command line: what it lists, how fast it answers, and that every mistake is one line and the right code."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from llmkit.cli import main
+
+
+def run(*words):
+    return subprocess.run([sys.executable, "-m", "llmkit", *words], capture_output=True, text=True, timeout=60)
+
+
+def test_help_answers_in_half_a_second():
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = run("--help")
+        times.append(time.perf_counter() - start)
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in ("train", "run", "eval", "export", "chat", "launch", "report"))
+    assert min(times) < 0.5
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from llmkit.cli import main; main(['--help']); print(sorted({'torch','numpy','transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (["trian"], 2, "No such command"),
+        (["train"], 2, "Missing argument"),
+        (["train", "no_such_recipe"], 2, "there is no such file"),
+        (["run", "no_such_pipeline"], 2, "there is no such file"),
+        (["train", "x.yaml", "--device", "tpu"], 2, "one of cpu, gpu, auto"),
+        (["plan", "x.yaml"], 2, "not there yet"),
+        (["verify", "resume", "x.yaml"], 2, "not there yet"),
+        (["report", "/no/such/run"], 3, "/no/such/run"),
+        (["generate", "/no/such/run", "--prompt", "a"], 4, "/no/such/run"),
+    ],
+)
+def test_a_mistake_is_one_line_and_the_right_code(words, code, part, capsys):
+    assert main(words) == code
+    stderr = capsys.readouterr().err
+    assert part in stderr
+    assert stderr.count("\n") == 1
