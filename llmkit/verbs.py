@@ -4,7 +4,7 @@
 """
 
 import importlib
-import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from llmkit.errors import ConfigError, LlmkitError
 class Options:
     """What every verb takes, wherever it is called from."""
 
-    ranks: int = 1
+    ranks: int = 0
+    """Processes on each machine; 0: one per GPU, or one."""
     device: str = "auto"
     quick: bool = False
     debug: bool = False
@@ -63,13 +64,13 @@ def perform(verb: str, recipe: str | dict, assignments: dict[str, Any], options:
     if verb not in STAGES:
         raise ConfigError(f"{verb}: no such stage; known: {', '.join([*STAGES, 'train'])}")
     work = STAGES[verb]
-    model = _load(work.settings)
+    model = load(work.settings)
     if "device" in model.model_fields and options.device != "auto":
         assignments = {"device": options.device, **assignments}
     settings, out = _settings(model, recipe, assignments, options, work.folder)
     inputs = settings.inputs() if hasattr(settings, "inputs") else {label: getattr(settings, label) for label in work.inputs}
     return stage.perform(
-        verb, settings, out, inputs, lambda staging: _load(work.function)(settings, staging), options.fresh
+        verb, settings, out, inputs, lambda staging: load(work.function)(settings, staging), options.fresh
     )
 
 
@@ -79,8 +80,11 @@ def train(recipe: str | dict, assignments: dict[str, Any], options: Options) -> 
 
     settings, out = _settings(TrainRecipe, recipe, assignments, options, "recipes")
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"out": str(out)})})
-    if options.ranks > 1 and "RANK" not in os.environ:
-        return _supervised(settings, out, options)
+    from llmkit.cluster import place, supervise
+
+    ranks = options.ranks or place.default_ranks(options.device)
+    if supervise.needed(ranks):
+        return _supervised(settings, out, ranks, options)
     from llmkit.checkpoint.runstate import write_exit
     from llmkit.engine.run import train as run
 
@@ -92,14 +96,13 @@ def train(recipe: str | dict, assignments: dict[str, Any], options: Options) -> 
         raise
 
 
-def _supervised(settings: Section, out: Path, options: Options) -> dict[str, Any]:
+def _supervised(settings: Section, out: Path, ranks: int, options: Options) -> dict[str, Any]:
     from llmkit.cluster import supervise
 
-    out.mkdir(parents=True, exist_ok=True)
-    recipe = out / "asked.yaml"
-    recipe.write_text(config.dump(settings))
-    argv = ["train", str(recipe), f"out={out}", *options.argv()]
-    supervise.run(argv, ranks=options.ranks, run_dir=out, device=options.device)
+    with tempfile.TemporaryDirectory(prefix="llmkit-") as folder:
+        recipe = Path(folder) / "recipe.yaml"
+        recipe.write_text(config.dump(settings), encoding="utf-8")
+        supervise.run(["train", str(recipe), f"out={out}", *options.argv()], ranks, out)
     return manifest.read(out)
 
 
@@ -113,7 +116,8 @@ def _settings(model: type[Section], recipe, assignments, options: Options, folde
     return config.resolve(model, tree, assignments, options.quick), Path(str(out))
 
 
-def _load(where: str) -> Any:
+def load(where: str) -> Any:
+    """The object that `module:name` means."""
     module, _, name = where.partition(":")
     return getattr(importlib.import_module(module), name)
 
