@@ -4,6 +4,7 @@ Everything heavy is imported inside the verb that needs it.
 """
 
 import inspect
+import os
 import sys
 import traceback
 from dataclasses import fields
@@ -12,7 +13,9 @@ from typing import Annotated
 
 import typer
 
+from llmkit.checkpoint.runstate import write_exit
 from llmkit.errors import ConfigError, LlmkitError
+from llmkit.log import EXIT_DIR
 from llmkit.verbs import Options, assignments
 
 app = typer.Typer(
@@ -27,7 +30,7 @@ app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(verify, name="verify")
 
 GLOBAL = {
-    "ranks": (int, typer.Option(1, "-n", "--ranks", help="Processes on this machine.", min=1)),
+    "ranks": (int, typer.Option(0, "-n", "--ranks", help="Processes on each machine; 0: one per GPU, or one.", min=0)),
     "device": (str, typer.Option("auto", "--device", help="cpu, gpu or auto.")),
     "quick": (bool, typer.Option(False, "--quick", help="A smoke run: tiny and short.")),
     "debug": (bool, typer.Option(False, "--debug", help="Show tracebacks.")),
@@ -265,6 +268,8 @@ def _tell(line: str, code: int, words: list[str]) -> int:
     if "--debug" in words:
         traceback.print_exc()
     print(f"llmkit: {line}", file=sys.stderr, flush=True)
+    if folder := os.environ.get(EXIT_DIR):
+        write_exit(Path(folder), code, line)
     return code
 
 

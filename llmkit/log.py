@@ -8,6 +8,13 @@ import time
 from pathlib import Path
 
 
+EXIT_DIR = "LLMKIT_EXIT_DIR"
+"""Environment variable that a supervisor sets: the directory where a rank records how it ended."""
+
+MARK = "\x1e"
+"""Under a supervisor, lines that start so are for the terminal; all else that ranks print goes to logs/launcher.log."""
+
+
 def _rank() -> int:
     return int(os.environ.get("RANK", 0))
 
@@ -15,13 +22,18 @@ def _rank() -> int:
 def say(line: str) -> None:
     """One line to the person who runs this; only rank 0 speaks."""
     if _rank() == 0:
-        print(line, flush=True)
+        print(_marked(line), flush=True)
+
+
+def _marked(line: str) -> str:
+    mark = MARK if EXIT_DIR in os.environ else ""
+    return mark + line.replace("\n", f"\n{mark}")
 
 
 def warn(line: str) -> None:
     """One line on stderr, from any rank that has something to say."""
     prefix = f"[rank {_rank()}] " if _rank() else ""
-    print(f"{prefix}warning: {line}", file=sys.stderr, flush=True)
+    print(_marked(f"{prefix}warning: {line}"), file=sys.stderr, flush=True)
 
 
 def fault(name: str, step: int) -> None:
