@@ -61,18 +61,20 @@ class Ddp(Backend):
         return Applied(finite, norm)
 
     def pieces(self, net: str, writing: bool) -> Iterator[Piece]:
-        state = self.optimizers[net].state
-        kinds = self.optimizers[net].kinds
+        state, kinds = self.optimizers[net].state, self.optimizers[net].kinds
+        if writing and not state:
+            self.allocate(net, 0)  # no step has been applied yet
         for i, (name, p) in enumerate(self.nets[net].named_parameters()):
             if not writing or i % self.world == self.rank:
                 moments = {kind: state[p][kind].view(-1) for kind in kinds if kind in state.get(p, {})}
                 yield name, p.shape, 0, {"param": p.detach().view(-1), **moments}
 
+    @torch.no_grad()
     def allocate(self, net: str, steps: int) -> None:
         optimizer = self.optimizers[net]
         for group in optimizer.param_groups:
             for p in group["params"]:
-                moments = {kind: torch.zeros_like(p) for kind in optimizer.kinds}
+                moments = {kind: p.clone() if kind == "ema" else torch.zeros_like(p) for kind in optimizer.kinds}
                 # the fused kernel keeps its step count on the parameter's device
                 optimizer.state[p] = {"step": torch.tensor(float(steps), device=p.device), **moments}
 
