@@ -77,7 +77,7 @@ def _of_run(run: Path) -> Path:
 def open_model(ckpt: str | Path, head: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None) -> Opened:
     """The net and tokenizer of any CKPT, on `device`, in `dtype` (default: fp32).
 
-    `head` is what the caller needs, "lm" or "score"; CheckpointError if the checkpoint ends in another.
+    Where a run kept a moving average of its weights, that is what is read. `head` is what the caller needs, "lm" or "score"; CheckpointError if the checkpoint ends in another.
     """
     path = resolve(ckpt)
     opened = _checkpoint(path, head) if (path / "index.json").is_file() else _hub(path)
@@ -93,7 +93,8 @@ def _checkpoint(path: Path, head: str | None) -> Opened:
     recipe = parse_yaml((path / "recipe.yaml").read_text(encoding="utf-8"), str(path / "recipe.yaml"))
     reader = Reader(path)
     name = choose(reader, head)
-    tensors = reader.whole(name) | reader.whole(name, "buffer")
+    kind = "ema" if "ema" in reader.kinds(name) else "param"
+    tensors = reader.whole(name, kind) | reader.whole(name, "buffer")
     net = build(model_settings(recipe, path), "score" if "score.weight" in tensors else "lm")
     fill(net, tensors, path)
     tokenizer = Tokenizer.load(path / "tokenizer") if (path / "tokenizer").is_dir() else None
