@@ -1,0 +1,88 @@
+"""A user's own text: one file, or a folder of .txt, .md, .jsonl (also .gz, .zst) and .parquet files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from llmkit.config import Section
+from llmkit.data import readers
+from llmkit.errors import DataError
+from llmkit.log import warn
+from llmkit.registry import register
+
+SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
+PACKED = (".gz", ".zst")
+WANTED = ".txt, .md, .jsonl (each also .gz or .zst) or .parquet"
+KEYS = {"documents": [], "conversations": ["messages", "answer"], "pairs": ["prompt", "chosen", "rejected", "margin"]}
+
+
+@register("source", "files")
+class Files:
+    """Every readable file under `path`, in order of name. Text files are documents; rows of the others have keys."""
+
+    class Settings(Section):
+        name: Literal["files"] = "files"
+        path: str = Field(description="a file or a folder")
+        kind: Literal["documents", "conversations", "pairs"] = Field("documents", description="what the files hold")
+        text: str = Field("text", description="key or column that holds a document's text")
+        part_bytes: int = Field(
+            50_000, ge=1000, description="text files longer than this are cut at blank lines into several documents"
+        )
+        licence: str = Field("not stated", description="licence of these files, for the manifest and the model card")
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.kind = settings.kind
+        self.licence = settings.licence
+        self.origin = str(Path(settings.path).expanduser().resolve())
+        self.size = "as it is"
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Records of the settings' kind, and `{id, unreadable, excerpt}`. DataError if there is nothing to read."""
+        root = Path(self.settings.path).expanduser()
+        for path in found(root):
+            name = path.relative_to(root).as_posix() if root.is_dir() else path.name
+            yield from self._read(path, name)
+
+    def _read(self, path: Path, name: str) -> Iterator[dict[str, Any]]:
+        keys = KEYS[self.kind] or [self.settings.text]
+        format = suffix(path)
+        if format in (".txt", ".md"):
+            yield from readers.text_parts(path, name, self.settings.part_bytes)
+            return
+        rows = readers.json_lines(path, name) if format == ".jsonl" else readers.parquet_rows(path, name, ["id", *keys])
+        for row in rows:
+            if "unreadable" in row:
+                yield row
+            else:
+                named = {"text": row.get(keys[0])} if self.kind == "documents" else {k: row[k] for k in keys if k in row}
+                yield {"id": row["id"], **named}
+
+
+def found(root: Path) -> list[Path]:
+    """The files under `root` that can be read, by name; hidden ones are left out, others are warned about."""
+    if not root.exists():
+        raise DataError(f"{root}: there is no such file or folder")
+    if root.is_file():
+        if suffix(root) not in SUFFIXES:
+            raise DataError(f"{root}: not a kind of file that can be read; {WANTED} can")
+        return [root]
+    inside = [p for p in sorted(root.rglob("*")) if p.is_file() and not _hidden(p.relative_to(root))]
+    wanted = [p for p in inside if suffix(p) in SUFFIXES]
+    if not wanted:
+        raise DataError(f"{root}: holds no {WANTED} file ({len(inside)} others); name another folder")
+    if others := sorted({p.suffix or p.name for p in inside if suffix(p) not in SUFFIXES}):
+        warn(f"{root}: {len(inside) - len(wanted)} files are not read ({', '.join(others[:8])}); {WANTED} are")
+    return wanted
+
+
+def suffix(path: Path) -> str:
+    """The suffix that says what is in a file, without that of its packing."""
+    name = Path(path.stem) if path.suffix.lower() in PACKED else path
+    return name.suffix.lower()
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
