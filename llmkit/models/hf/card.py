@@ -1,2 +1,160 @@
-"""stub"""
-def write(out, settings, opened, result): ...
+"""README.md of an exported directory: what the model is, what it was made from, what was proved, what it cannot do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmkit.models import size
+from llmkit.opened import Opened
+
+SMALL = 1_000_000_000
+"""Parameters below which a language model should not be expected to know or to reason about anything much."""
+
+USE = {
+    "lm": """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained("{name}")
+ids = tokenizer({prompt}, return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids, max_new_tokens=64)[0]))""",
+    "chat": """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained("{name}")
+messages = [{{"role": "user", "content": "How are you?"}}]
+ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0, ids["input_ids"].shape[1]:]))""",
+    "score": """\
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForSequenceClassification.from_pretrained("{name}")
+messages = [{{"role": "user", "content": "How are you?"}}, {{"role": "assistant", "content": "Fine, thank you."}}]
+ids = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")
+print(model(**ids).logits[0, 0].item())  # higher is better; only differences mean something""",
+}
+
+
+def write(out: Path, opened: Opened, figures: dict[str, Any], title: str, evaluation: dict | None = None) -> None:
+    """Write `out`/README.md. `figures` are the gate's; `evaluation` is the report.json of `llmkit eval`, if given."""
+    stages = history(opened)
+    tuned = any(stage["objective"] not in ("causal", "reward") for stage in stages)
+    kind = "score" if opened.head == "score" else "chat" if tuned else "lm"
+    parts = [
+        front_matter(opened),
+        f"# {title}",
+        summary(opened, figures, kind),
+        "## Use",
+        f"```python\n{USE[kind].format(name=title, prompt=repr('My fellow citizens'))}\n```",
+        "## Data and licences",
+        sources_table(opened.lineage.get("sources") or {}),
+        "## Training",
+        training(stages),
+        *(["## Evaluation", metrics(evaluation)] if evaluation else []),
+        "## Proof of this export",
+        proof(figures),
+        "## Limitations",
+        limitations(opened, kind),
+    ]
+    (out / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def history(opened: Opened) -> list[dict[str, Any]]:
+    """The training runs behind a checkpoint, oldest first, as far as their directories are still there."""
+    stages, recipe = [], opened.recipe
+    while recipe:
+        run, optim = recipe.get("run") or {}, recipe.get("optim") or {}
+        stages.append(
+            {
+                "objective": (recipe.get("objective") or {}).get("name", "imported"),
+                "steps": run.get("steps"),
+                "rows": (recipe.get("batch") or {}).get("rows"),
+                "seq_len": (recipe.get("data") or {}).get("seq_len"),
+                "optimizer": optim.get("name"),
+                "lr": optim.get("lr"),
+                "seed": run.get("seed"),
+            }
+        )
+        parent = Path(recipe.get("init") or "") / "recipe.yaml"
+        recipe = yaml.safe_load(parent.read_text(encoding="utf-8")) if recipe.get("init") and parent.is_file() else None
+    return stages[::-1]
+
+
+def front_matter(opened: Opened) -> str:
+    """The YAML that the Hub reads. The licence is stated only if all sources agree on one."""
+    licences = {str(facts.get("licence")) for facts in (opened.lineage.get("sources") or {}).values()}
+    task = "text-generation" if opened.head == "lm" else "text-classification"
+    facts = {
+        "library_name": "transformers",
+        "pipeline_tag": task,
+        "license": licences.pop().lower() if len(licences) == 1 else "other",
+        "tags": ["llmkit"],
+    }
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---"
+
+
+def summary(opened: Opened, figures: dict[str, Any], kind: str) -> str:
+    what = {"lm": "language model", "chat": "language model tuned to answer", "score": "reward model"}[kind]
+    s = opened.net.settings
+    return (
+        f"A decoder-only {what} of {size.parameters(opened.net) / 1e6:.1f} million parameters ({s.layers} layers, width"
+        f" {s.width}, vocabulary {s.vocab_size}, context {s.context} tokens), made with llmkit and stored as"
+        f" `{figures['architecture']}` in {figures['dtype']}."
+    )
+
+
+def sources_table(sources: dict[str, dict]) -> str:
+    """One row a source: its name, licence and origin, as the manifests of the data state them."""
+    if not sources:
+        return "The checkpoint does not say what it was trained on."
+    rows = [f"| {name} | {facts.get('licence', 'not stated')} | {facts.get('origin', '')} |" for name, facts in sources.items()]
+    return "\n".join(["| source | licence | origin |", "|---|---|---|", *rows])
+
+
+def training(stages: list[dict[str, Any]]) -> str:
+    """One row a run, oldest first."""
+    if not stages:
+        return "This directory was not trained by llmkit, only converted."
+    columns = list(stages[0])
+    rows = ["| " + " | ".join("" if stage[c] is None else str(stage[c]) for c in columns) + " |" for stage in stages]
+    return "\n".join(["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", *rows])
+
+
+def metrics(evaluation: dict) -> str:
+    """The headline of every task that was measured."""
+    rows = []
+    for label, task in (evaluation.get("tasks") or {}).items():
+        headline = task.get("headline")
+        rows.append(f"| {label} | {headline} | {json.dumps(task.get(headline))} |")
+    return "\n".join(["| task | metric | value |", "|---|---|---|", *rows])
+
+
+def proof(figures: dict[str, Any]) -> str:
+    """What the gate compared, in sentences."""
+    lines = [
+        f"Reloaded from disk by transformers {figures['transformers']} in a process without llmkit: fp32 logits differ"
+        f" from the original's by at most {figures['max_abs_logit_diff']:.1e} ({figures['tolerance']:.0e} is allowed)."
+    ]
+    if figures["greedy_tokens"]:
+        lines.append(f"{figures['greedy_tokens']} greedily generated tokens are equal.")
+    if "tokenizer_mismatches" in figures:
+        lines.append(f"Token ids are equal on {figures['lines']} held-out lines and {figures['strings']} awkward strings.")
+    return " ".join(lines) + " The figures are in `export_report.json`."
+
+
+def limitations(opened: Opened, kind: str) -> str:
+    """What nobody should expect of it, in plain words."""
+    points = [
+        "It repeats the style, the errors and the prejudices of its sources, listed above, and knows nothing else.",
+        f"It reads at most {opened.net.settings.context} tokens; beyond that its output is meaningless.",
+        "It has not been tested for safety. Do not let it advise or decide about people.",
+    ]
+    if size.parameters(opened.net) < SMALL:
+        points.insert(0, "It is small: it writes fluent-looking text without understanding, facts or arithmetic to rely on.")
+    if kind == "score":
+        points.insert(0, "A score says which of two replies people like those in the data would prefer, not which is true.")
+    return "\n".join(f"- {point}" for point in points)

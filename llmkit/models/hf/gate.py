@@ -1,14 +1,12 @@
-"""The gate in front of every export: the directory on disk has to compute what the net in memory computes, or go.
+"""The gate in front of every export: the directory on disk computes what the net in memory computes, or it goes.
 
-    net + tokenizer + held-out text ─► case/ (tokens, fp32 logits, activations, greedy replies, ids of 1,000 lines)
-                                        │
-    exported directory ─► reload.py: plain transformers, own process, llmkit blocked ─► found.json
-                                        │
-                             verdict ◄──┘   ExportRefused names what departs, and at which layer first
+    net, tokenizer, held-out text ─► case: tokens, fp32 logits, activations, greedy replies, ids of 1,000 lines
+    directory, case ─► reload.py: plain transformers, a process of its own, llmkit blocked ─► found
+    case, found ─► verdict: the figures, or ExportRefused with what departs, and at which layer first
 
-Matching shapes and names prove nothing: a permuted rotary half or a lost norm weight passes both and is wrong by a
-little or by a lot. So the measure is the logits, in fp32, on real text; 5e-5 is what two correct implementations
-differ by (the same bound as OLMo-core's tests against transformers), and planted faults are far above it.
+Matching shapes and names prove nothing: a permuted rotary half or a lost norm weight passes both. So the measure is
+the logits, in fp32, on real text. Two correct implementations differ by less than 5e-5 (the bound of OLMo-core's
+tests against transformers); a missing rotary permutation is already far above it.
 """
 
 import json
@@ -23,6 +21,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from llmkit.errors import ExportRefused
+from llmkit.tokenizer import chat
+from llmkit.tokenizer.check import NASTY
+from llmkit.tokenizer.vocabulary import Tokenizer
 
 TOLERANCE = 5e-5
 """Largest absolute difference of fp32 logits."""
@@ -36,43 +37,25 @@ MAX_LOGITS = 1 << 25
 """Logits kept for the comparison, over all rows: bounds the memory of the gate to 128 MiB per copy."""
 CHILD_TIMEOUT_S = 1800
 
-NASTY = (
-    " leading space", "  two leading spaces", "double  spaces   inside", "trailing space ", "trailing spaces   ",
-    "\ttab first", "tabs\tin\t\tbetween", "line\nbreak", "\n\nblank lines\n\n\nand an end\n", "windows\r\nlines\r\n",
-    "family \U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 and flag \U0001f3f4\u200d\u2620\ufe0f",
-    "caf\u00e9 cafe\u0301", "\ufb01ligature \uff26\uff35\uff2c\uff2c", "nbsp\u00a0here zero\u200bwidth \ufefffeff",
-    "\u13a0\u13b8\u13b3\u13a9 \ua000\ua0b1 \U00012000\U00012079 \U0001f71b",  # Cherokee, Yi, cuneiform, alchemy
-    "\u4f60\u597d\uff0c\u4e16\u754c \u3053\u3093\u306b\u3061\u306f \u0645\u0631\u062d\u0628\u0627 \u0928\u092e\u0938\u094d\u0924\u0947",
-    "def f(x):\n    return x  # 12345 67.89", "\u2581 lower block \u2581\u2581", "\x00\x01\x7f control", " ", "",
-    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "</s><s><unk><pad>", "a</s>b <s> c", "<|im_start|>user\nhi<|im_end|>\n",
-)  # fmt: skip
-"""What real text holds sooner or later. Literal special tokens among them are text, not markers."""
-
-
 @dataclass
 class Original:
     """What an exported directory is compared with. `trace` maps the exported modules' names to this net's modules."""
 
     net: nn.Module
     head: str
-    tokenizer: object | None
+    tokenizer: Tokenizer | None
     trace: dict[str, nn.Module]
     tied: bool
-    max_len: int
 
 
 def prove(folder: Path, original: Original, heldout: str | None) -> dict:
     """Reload `folder` elsewhere, compare, and return the figures; ExportRefused if anything departs.
 
     `original.net` is in fp32 and in evaluation mode, and holds the very values that were exported. `heldout` is raw
-    text; without it the rows are random ids and only the nasty strings are encoded, which the result says.
+    text; without it the rows are random ids and only awkward strings are encoded, which the figures say (`lines`).
     """
     case, tensors = build(original, heldout)
-    found = measure(folder, case, tensors)
-    report = summary(case, found)
-    if faults := complaints(case, found, report):
-        raise ExportRefused(f"{folder}: {'; '.join(faults)}; nothing was exported")
-    return report
+    return verdict(case, measure(folder, case, tensors))
 
 
 # ---- what the original computes ----------------------------------------------------------------------------------
@@ -80,53 +63,39 @@ def prove(folder: Path, original: Original, heldout: str | None) -> dict:
 
 @torch.no_grad()
 def build(original: Original, heldout: str | None) -> tuple[dict, dict]:
-    """-> (plain facts, tensors) that say everything the exported directory has to reproduce."""
-    tokenizer = original.tokenizer
-    lines = pick_lines(heldout) if heldout and tokenizer else []
+    """-> (plain facts, tensors): everything that the exported directory has to reproduce."""
     tokens, lengths = pick_rows(original, heldout)
-    probe = tokens[:1, : min(PROBE_TOKENS, int(lengths[0]))]
-    prompts = [row[: min(32, max(1, int(n) // 2))].tolist() for row, n in zip(tokens, lengths, strict=True)]
-    eos = getattr(tokenizer, "eos", None)
-    replies = [greedy(original.net, prompt, eos) for prompt in prompts] if original.head == "lm" else []
+    rows = [row[:n].tolist() for row, n in zip(tokens, lengths.tolist(), strict=True)]
+    prompts = [row[: max(1, min(32, len(row) // 2))] for row in rows] if original.head == "lm" else []
+    ends = stop_ids(original.tokenizer)
+    case = {
+        "head": original.head,
+        "tied": original.tied,
+        "prompts": prompts,
+        "new_tokens": NEW_TOKENS,
+        "replies": [greedy(original.net, prompt, ends) for prompt in prompts],
+        **(text_cases(original.tokenizer, heldout) if original.tokenizer else {}),
+    }
+    probe = tokens[:1, : min(PROBE_TOKENS, len(rows[0]))]
     tensors = {"tokens": tokens, "lengths": lengths, "probe": probe, "logits": outputs(original, tokens, lengths)}
     tensors |= {f"trace.{name}": value for name, value in activations(original, probe).items()}
-    case = {
-        "head": original.head, "tied": original.tied, "prompts": prompts, "replies": replies,
-        "new_tokens": NEW_TOKENS, "lines": lines, "nasty": list(NASTY), "chats": [], "decode": [],
-        "tokenizer": tokenizer is not None,
-    }  # fmt: skip
-    if tokenizer:
-        case["line_ids"] = [tokenizer.encode(text) for text in lines]
-        case["nasty_ids"] = [tokenizer.encode(text) for text in NASTY]
-        case["decode"] = (case["line_ids"] + case["nasty_ids"])[-len(NASTY) - 50 :]
-        case["decoded"] = [tokenizer.decode(ids) for ids in case["decode"]]
-        case["chats"] = chats(tokenizer)
     return case, {name: value.detach().cpu().clone() for name, value in tensors.items()}
-
-
-def pick_lines(text: str, wanted: int = LINES) -> list[str]:
-    """`wanted` non-empty lines, evenly spread; if there are fewer lines, the rest are slices at arbitrary offsets."""
-    lines = [line for line in text.split("\n") if line.strip()]
-    if len(lines) > wanted:
-        return [lines[i * len(lines) // wanted] for i in range(wanted)]
-    missing = wanted - len(lines)
-    width = max(1, min(200, len(text) // max(1, missing)))
-    return lines + [text[i * len(text) // missing :][:width] for i in range(missing)]
 
 
 def pick_rows(original: Original, heldout: str | None, rows: int = 4, length: int = 256):
     """-> tokens (N, T), right-padded, and lengths (N,): held-out text cut from different places, or random ids."""
-    vocab = original.net.settings.vocab_size
-    length = min(length, original.max_len, max(16, MAX_LOGITS // vocab))
+    tokenizer, vocab = original.tokenizer, original.net.settings.vocab_size
+    length = min(length, original.net.settings.context, max(16, MAX_LOGITS // vocab))
     rows = max(1, min(rows, MAX_LOGITS // (vocab * length)))
-    if heldout and original.tokenizer:
+    if heldout and tokenizer:
         starts = [i * len(heldout) // rows for i in range(rows)]
-        cut = [original.tokenizer.encode(heldout[s : s + 16 * length])[:length] for s in starts]
+        cut = [[tokenizer.bos, *tokenizer.encode(heldout[s : s + 16 * length])][:length] for s in starts]
     else:
         generator = torch.Generator().manual_seed(0)
-        cut = [torch.randint(4, vocab, (length,), generator=generator).tolist() for _ in range(rows)]
-    cut = [ids[: len(ids) - i * (length // 8)] or ids for i, ids in enumerate(cut)]  # so that padding is seen too
-    pad = getattr(original.tokenizer, "pad", None) or 0
+        cut = torch.randint(vocab, (rows, length), generator=generator).tolist()
+    if tokenizer:  # rows of several lengths, so that the pad id is proved too
+        cut = [ids[: max(1, len(ids) - i * (length // 8))] for i, ids in enumerate(cut)]
+    pad = tokenizer.pad if tokenizer else 0
     tokens = torch.full((rows, max(map(len, cut))), pad, dtype=torch.int64)
     for row, ids in zip(tokens, cut, strict=True):
         row[: len(ids)] = torch.tensor(ids)
@@ -135,12 +104,12 @@ def pick_rows(original: Original, heldout: str | None, rows: int = 4, length: in
 
 def outputs(original: Original, tokens, lengths):
     """Logits (N, T, V), zero past a row's length; with a score head the last token's score (N, 1)."""
+    net, ends = original.net, lengths.tolist()
     if original.head == "score":
-        scores = [original.net.scores(row[None, :n])[0, n - 1] for row, n in zip(tokens, lengths.tolist(), strict=True)]
-        return torch.stack(scores).float()[:, None]
-    out = torch.zeros(*tokens.shape, original.net.settings.vocab_size)
-    for i, n in enumerate(lengths.tolist()):
-        out[i, :n] = original.net.logits(original.net.hidden(tokens[i : i + 1, :n]))[0].float()
+        return torch.stack([net.scores(row[None, :n])[0, -1:] for row, n in zip(tokens, ends, strict=True)])
+    out = torch.zeros(*tokens.shape, net.settings.vocab_size)
+    for i, n in enumerate(ends):
+        out[i, :n] = net.logits(net.hidden(tokens[i : i + 1, :n]))[0]
     return out
 
 
@@ -150,7 +119,7 @@ def activations(original: Original, tokens) -> dict:
     for name, module in original.trace.items():
 
         def keep(module, args, out, name=name):
-            seen[name] = (out[0] if isinstance(out, tuple) else out).detach().float().clone()
+            seen[name] = out.detach().clone()
 
         handles.append(module.register_forward_hook(keep))
     original.net.hidden(tokens)
@@ -159,25 +128,52 @@ def activations(original: Original, tokens) -> dict:
     return seen
 
 
-def greedy(net: nn.Module, prompt: list[int], eos: int | None) -> list[int]:
+def greedy(net: nn.Module, prompt: list[int], ends: list[int]) -> dict:
     """The most likely continuation, one whole forward per token: the definition that caches have to live up to.
 
-    Ends where the two best tokens are too close to call (within 20 tolerances), since rounding decides there.
+    -> {ids, whole}; not whole if it was cut where the two best tokens are within 20 tolerances, since rounding
+    decides there. It ends after one of `ends`, or after NEW_TOKENS.
     """
-    ids = list(prompt)
-    while len(ids) < len(prompt) + NEW_TOKENS and (len(ids) == len(prompt) or ids[-1] != eos):
-        best = net.logits(net.hidden(torch.tensor([ids]))[:, -1:])[0, 0].float().topk(2)
+    ids: list[int] = []
+    while len(ids) < NEW_TOKENS and not (ids and ids[-1] in ends):
+        best = net.logits(net.hidden(torch.tensor([prompt + ids]))[:, -1:])[0, 0].topk(2)
         if best.values[0] - best.values[1] < 20 * TOLERANCE:
-            break
+            return {"ids": ids, "whole": False}
         ids.append(int(best.indices[0]))
-    return ids[len(prompt) :]
+    return {"ids": ids, "whole": True}
 
 
-def chats(tokenizer) -> list[dict]:
+def text_cases(tokenizer: Tokenizer, heldout: str | None) -> dict:
+    """Texts and conversations with the ids that llmkit trains on.
+
+    A text that spells a control token is marked `literal`: transformers keeps it text only if it is asked to.
+    """
+    lines = pick_lines(heldout) if heldout else []
+    spelled = [text for name in tokenizer.specials for text in (name, f"a {name} b", f"{name}{name}\n")]
+    texts = [*lines, *NASTY, *spelled]
+    ids = tokenizer.encode_all(texts)
+    return {
+        "lines": len(lines),
+        "texts": texts,
+        "literal": [any(name in text for name in (*tokenizer.specials, "<unk>")) for text in texts],
+        "ids": ids,
+        "decoded": [tokenizer.decode(some) for some in ids],
+        "chats": chats(tokenizer),
+    }
+
+
+def pick_lines(text: str, wanted: int = LINES) -> list[str]:
+    """`wanted` non-empty lines, evenly spread; where there are fewer, slices at arbitrary offsets make up for it."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len(lines) > wanted:
+        return [lines[i * len(lines) // wanted] for i in range(wanted)]
+    missing = wanted - len(lines)
+    return lines + [text[i * len(text) // missing :][:200] for i in range(missing)]
+
+
+def chats(tokenizer: Tokenizer) -> list[dict]:
     """Conversations and the ids that llmkit trains on; none if the tokenizer has no chat template."""
-    from llmkit.tokenizer import chat
-
-    if not getattr(tokenizer, "chat_template", None):
+    if not has_chat(tokenizer):
         return []
     turns = [
         {"role": "user", "content": "How are  you?\n\tTell me."},
@@ -190,6 +186,18 @@ def chats(tokenizer) -> list[dict]:
         {"messages": messages, "open_reply": reply, "ids": chat.render(tokenizer, messages, open_reply=reply)[0]}
         for messages, reply in cases
     ]
+
+
+def has_chat(tokenizer: Tokenizer) -> bool:
+    """True if the tokenizer carries a chat template."""
+    return (tokenizer.folder / "chat_template.jinja").is_file()
+
+
+def stop_ids(tokenizer: Tokenizer | None) -> list[int]:
+    """The ids that end a text or a reply."""
+    if tokenizer is None:
+        return []
+    return chat.stop_ids(tokenizer) if has_chat(tokenizer) else [tokenizer.eos]
 
 
 # ---- what the directory computes ---------------------------------------------------------------------------------
@@ -205,70 +213,82 @@ def measure(folder: Path, case: dict, tensors: dict) -> dict:
         child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, cwd=name)
         if child.returncode:
             last = (child.stderr.strip().splitlines() or [f"exit {child.returncode}"])[-1]
-            raise ExportRefused(f"{folder}: transformers cannot load it: {last}; nothing was exported")
+            raise ExportRefused(f"export: transformers cannot load it: {last}; nothing was published")
         return json.loads((case_dir / "found.json").read_text())
 
 
 # ---- the verdict -------------------------------------------------------------------------------------------------
 
 
-def summary(case: dict, found: dict) -> dict:
-    """The figures that are published with an export."""
-    report = {
+def verdict(case: dict, found: dict) -> dict:
+    """The figures that are published with an export; ExportRefused, worst fault first, if there is any fault."""
+    figures = {
         "max_abs_logit_diff": found["max_abs_logit_diff"],
         "tolerance": TOLERANCE,
-        "greedy_mismatches": sum(a != b[: len(a)] for a, b in zip(case["replies"], found["greedy"], strict=True)),
-        "greedy_tokens": sum(map(len, case["replies"])),
+        "greedy_mismatches": sum(map(replies_differ, case["replies"], found["greedy"])),
+        "greedy_tokens": sum(len(reply["ids"]) for reply in case["replies"]),
         "tied": found["tied"],
         "transformers": found["transformers"],
-        "lines": len(case["lines"]),
-        "nasty_strings": len(case["nasty"]) if case["tokenizer"] else 0,
     }
-    if case["tokenizer"]:
-        report |= {
-            "tokenizer_mismatches": len(departing(case, found)),
+    if "texts" in case:
+        figures |= {
+            "tokenizer_mismatches": len(differing(case, found)),
             "decode_mismatches": sum(a != b for a, b in zip(case["decoded"], found["decoded"], strict=True)),
             "chat_mismatches": sum(a["ids"] != b for a, b in zip(case["chats"], found["chats"], strict=True)),
+            "lines": case["lines"],
+            "strings": len(case["texts"]) - case["lines"],
+            "conversations": len(case["chats"]),
         }
-    return report
+    if faults := [*model_faults(case, found, figures), *text_faults(case, found, figures)]:
+        raise ExportRefused(f"export: {'; '.join(faults)}; nothing was published")
+    return figures
 
 
-def departing(case: dict, found: dict) -> list[str]:
+def replies_differ(ours: dict, theirs: list[int]) -> bool:
+    """True if a greedy continuation departs, as far as ours is determined."""
+    return ours["ids"] != (theirs if ours["whole"] else theirs[: len(ours["ids"])])
+
+
+def differing(case: dict, found: dict) -> list[str]:
     """The texts that the exported tokenizer encodes differently."""
-    pairs = [*zip(case["lines"], case["line_ids"], found["lines"], strict=True)]
-    pairs += zip(case["nasty"], case["nasty_ids"], found["nasty"], strict=True)
-    return [text for text, ours, theirs in pairs if ours != theirs]
+    return [text for text, a, b in zip(case["texts"], case["ids"], found["ids"], strict=True) if a != b]
 
 
-def complaints(case: dict, found: dict, report: dict) -> list[str]:
-    """Everything that is wrong with the directory, worst first; empty if it may be published."""
+def model_faults(case: dict, found: dict, figures: dict) -> list[str]:
+    """What is wrong with the exported weights and config, worst first."""
     faults = []
-    if not found["max_abs_logit_diff"] <= TOLERANCE:  # also true for NaN
-        where = first_departure(found["layers"])
-        faults.append(f"logits differ by {found['max_abs_logit_diff']:.2g} (at most {TOLERANCE:.0e}), first {where}")
+    if not found["max_abs_logit_diff"] <= TOLERANCE:  # NaN is a fault too
+        amount, where = found["max_abs_logit_diff"], first_departure(found["layers"])
+        faults.append(f"logits differ by {amount:.2g} (at most {TOLERANCE:.0e}), first {where}")
     for kind, names in found["loading"].items():
         faults.append(f"transformers reports {kind.replace('_', ' ')}: {', '.join(names[:3])}")
-    if found["tied"] != case["tied"] and case["head"] == "lm":
+    if found["tied"] != case["tied"]:
         faults.append(f"input and output embeddings are {'' if found['tied'] else 'not '}tied after reloading")
     if len({json.dumps(rope, sort_keys=True) for rope in found["dialects"].values()}) > 1:
-        faults.append(f"config.json means different rotary embeddings to transformers 4 and 5: {found['dialects']}")
-    if report["greedy_mismatches"]:
-        faults.append(f"{report['greedy_mismatches']} of {len(case['replies'])} greedy continuations differ")
-    if report.get("tokenizer_mismatches"):
-        text = departing(case, found)[0]
-        faults.append(f"the tokenizer encodes {report['tokenizer_mismatches']} texts differently, first {text[:60]!r}")
-    if report.get("decode_mismatches"):
-        faults.append(f"the tokenizer decodes {report['decode_mismatches']} texts differently")
-    if report.get("chat_mismatches"):
-        faults.append(f"apply_chat_template gives other ids in {report['chat_mismatches']} conversations")
+        faults.append(f"transformers 4 and 5 read different rotary settings in config.json: {found['dialects']}")
+    if figures["greedy_mismatches"]:
+        faults.append(f"{figures['greedy_mismatches']} of {len(case['replies'])} greedy continuations differ")
+    return faults
+
+
+def text_faults(case: dict, found: dict, figures: dict) -> list[str]:
+    """What is wrong with the exported tokenizer."""
+    faults = []
+    if figures.get("tokenizer_mismatches"):
+        first = differing(case, found)[0][:60]
+        faults.append(f"{figures['tokenizer_mismatches']} texts have other token ids, first {first!r}")
+    if figures.get("decode_mismatches"):
+        faults.append(f"{figures['decode_mismatches']} texts are decoded differently")
+    if figures.get("chat_mismatches"):
+        faults.append(f"apply_chat_template gives other ids in {figures['chat_mismatches']} conversations")
     return faults
 
 
 def first_departure(layers: list) -> str:
-    """`at model.layers.2.mlp (3e-01; model.layers.2.self_attn before it 1e-07)`, from [[name, difference, scale]]."""
+    """`at model.layers.2.mlp (by 3e-01; ...)`, from [[module, largest difference, largest value], ...]."""
     before = "nothing before it"
     for name, difference, scale in layers:
         if not difference <= TOLERANCE * max(1.0, scale):
-            return f"at {name} ({difference:.1e}; {before})"
-        before = f"{name} before it {difference:.1e}"
-    return "after the last traced layer, in the output head"
+            return f"at {name} (by {difference:.1e}; {before})"
+        before = f"{name} before it by {difference:.1e}"
+    return "in the output head, after the last layer"

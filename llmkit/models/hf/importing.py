@@ -18,40 +18,68 @@ from llmkit.checkpoint import fragments
 from llmkit.checkpoint.store import Store
 from llmkit.config import parse_yaml
 from llmkit.errors import CheckpointError, ConfigError, LlmkitError, TrustError
+from llmkit.log import say
 from llmkit.models.hf import weights
-from llmkit.models.hf.export import TOKENIZER_FILES
+from llmkit.tokenizer.export import FILES
+from llmkit.tokenizer.vocabulary import Tokenizer
 
 COUNT_LIMIT = 10**7
 """No width, depth or vocabulary of a sane model is larger; the config of a foreign one is refused above it."""
 
 
 def work(hf_dir: str | Path, out: Path) -> dict:
-    """Make `out` a run directory that holds the model in `hf_dir` -> counts and licences.
+    """Make `out` a run directory that holds the model in `hf_dir` -> its manifest.
 
-    Raises TrustError for anything that could run code, CheckpointError for tensors that do not fit.
+    Raises TrustError for anything that could run code, CheckpointError for tensors that do not fit, ConfigError if
+    `out` holds a checkpoint already.
     """
-    source = Path(hf_dir)
-    net = read(source)
-    tokenizer = [name for name in TOKENIZER_FILES if (source / name).is_file()]
-    facts = lineage(source)
+    source, out = Path(hf_dir), Path(out)
+    if Store(out / "checkpoints").published():
+        raise ConfigError(f"{out}: holds a checkpoint already; import into another directory")
+    net, facts = read(source), lineage(source)
+    path = save(net, out, source, facts)
+    manifest.write(
+        out,
+        verb="import",
+        config={"source": str(source), "family": family_in(source).model_type},
+        status="done",
+        counts={"parameters": sum(p.numel() for p in net.parameters())},
+        licences=facts["sources"],
+        result={"fingerprint": manifest.digest(manifest.read(path)["files"])},
+    )
+    say(f"imported {source} to {out}")
+    return manifest.read(out)
+
+
+def save(net: nn.Module, out: Path, tokenizer: Path | None, facts: dict) -> Path:
+    """Publish `net` as step 0 of the run directory `out`, with the tokenizer files that are in `tokenizer`."""
+    recipe = {"model": net.settings.model_dump(mode="json"), "run": {"out": str(out), "steps": 0}}
+    state = {"step": 0, "optimizer_steps": {"model": 0}, "objective": {}}
 
     def write(staging: Path) -> list[str]:
-        pieces = [(name, p.shape, 0, {"param": p.detach().view(-1)}) for name, p in net.named_parameters()]
+        pieces = ((name, p.shape, 0, {"param": p.detach().view(-1)}) for name, p in net.named_parameters())
         files = [fragments.write(staging, 0, fragments.of_net("model", pieces)), fragments.write_index(staging)]
-        recipe = {"model": net.settings.model_dump(mode="json"), "run": {"out": str(out), "steps": 0}}
         (staging / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-        manifest.write_json(staging / "lineage.json", facts)
-        manifest.write_json(staging / "state.json", {"step": 0, "optimizer_steps": {"model": 0}, "objective": {}})
-        for name in tokenizer:
-            (staging / "tokenizer").mkdir(exist_ok=True)
-            shutil.copyfile(source / name, staging / "tokenizer" / name)
-        return [*files, "recipe.yaml", "lineage.json", "state.json", *(f"tokenizer/{name}" for name in tokenizer)]
+        manifest.write_json(staging / "state.json", state)
+        copied = copy_tokenizer(tokenizer, staging / "tokenizer") if tokenizer else []
+        fingerprint = {"tokenizer": manifest.fingerprint(staging / "tokenizer")} if copied else {}
+        manifest.write_json(staging / "lineage.json", facts | fingerprint)
+        return [*files, "recipe.yaml", "state.json", "lineage.json", *(f"tokenizer/{name}" for name in copied)]
 
-    store = Store(out / "checkpoints", max_failed=1)
-    path = store.save(0, write)
-    fingerprint = manifest.digest(manifest.read(path)["files"])
-    counts = {"parameters": sum(p.numel() for p in net.parameters())}
-    return {"fingerprint": fingerprint, "counts": counts, "licences": facts["sources"], "family": family_in(source).model_type}
+    return Store(out / "checkpoints", max_failed=1).save(0, write)
+
+
+def copy_tokenizer(source: Path, out: Path) -> list[str]:
+    """Copy the tokenizer files of `source`, with a manifest that states the fingerprint -> the names; [] if none."""
+    names = [name for name in FILES if (source / name).is_file()]
+    if not {"tokenizer.model", "tokenizer.json"} & set(names):
+        return []
+    out.mkdir()
+    for name in names:
+        shutil.copyfile(source / name, out / name)
+    fingerprint = Tokenizer.load(out).fingerprint
+    manifest.write(out, verb="import", status="done", result={"fingerprint": fingerprint})
+    return [*names, manifest.NAME]
 
 
 def read(folder: Path) -> nn.Module:
@@ -126,4 +154,4 @@ def lineage(folder: Path) -> dict:
             licence = str(stated.get("license") or licence) if isinstance(stated, dict) else licence
         except LlmkitError:
             pass  # a card is for people; what cannot be read is not stated
-    return {"sources": [{"source": folder.name, "licence": licence, "origin": "imported Hugging Face directory"}]}
+    return {"sources": {folder.name: {"licence": licence, "origin": "imported Hugging Face directory"}}}

@@ -66,17 +66,19 @@ def departures(model, tokens, expected: dict) -> list:
 
 @torch.no_grad()
 def logit_diff(model, case: dict) -> float:
-    """Largest absolute difference of the logits (the pooled score of a reward model) over the held-out rows."""
-    tokens, expected = case["tokens"], case["logits"]
-    worst = 0.0
-    for row, length, want in zip(tokens, case["lengths"].tolist(), expected, strict=True):
-        if want.dim() == 1:  # pooled: the padded row itself is the input, so that the pad id is proved as well
-            got = model(input_ids=row[None], attention_mask=(torch.arange(len(row)) < length)[None].long()).logits[0]
-            worst = max(worst, (got - want).abs().max().item())
+    """Largest absolute difference of the logits, or of the pooled scores, over the held-out rows; NaN stays NaN.
+
+    A score's row is given with its padding, so that the pad id is proved as well.
+    """
+    worst = torch.tensor(0.0)
+    for row, length, want in zip(case["tokens"], case["lengths"].tolist(), case["logits"], strict=True):
+        if want.dim() == 1:
+            mask = (torch.arange(len(row)) < length).long()
+            got = model(input_ids=row[None], attention_mask=mask[None]).logits[0]
         else:
-            got = model(input_ids=row[None, :length]).logits[0]
-            worst = max(worst, (got - want[:length]).abs().max().item())
-    return worst
+            got, want = model(input_ids=row[None, :length]).logits[0], want[:length]
+        worst = torch.maximum(worst, (got - want).abs().max())
+    return worst.item()
 
 
 @torch.no_grad()
@@ -93,15 +95,17 @@ def greedy(model, prompts: list, new_tokens: int) -> list:
 
 
 def encoded(tokenizer, case: dict) -> dict:
-    """Ids of every text; with the literal special tokens in it read as text, as llmkit reads what users type."""
-    plain = [tokenizer.encode(text, add_special_tokens=False) for text in case["lines"]]
-    nasty = [tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) for text in case["nasty"]]
-    chats = [
-        tokenizer.apply_chat_template(chat["messages"], add_generation_prompt=chat["open_reply"], return_dict=False)
-        for chat in case["chats"]
+    """Ids of every text and conversation, and the texts that the ids stand for."""
+    ids = [
+        tokenizer.encode(text, add_special_tokens=False, split_special_tokens=literal)
+        for text, literal in zip(case["texts"], case["literal"], strict=True)
     ]
-    decoded = [tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in case["decode"]]
-    return {"lines": plain, "nasty": nasty, "chats": chats, "decoded": decoded}
+    chats = [
+        tokenizer.apply_chat_template(c["messages"], add_generation_prompt=c["open_reply"], return_dict=False)
+        for c in case["chats"]
+    ]
+    decoded = [tokenizer.decode(some, clean_up_tokenization_spaces=False) for some in case["ids"]]
+    return {"ids": ids, "chats": chats, "decoded": decoded}
 
 
 def examine(folder: Path, case: dict, tensors: dict) -> dict:
@@ -109,7 +113,7 @@ def examine(folder: Path, case: dict, tensors: dict) -> dict:
     torch.manual_seed(0)
     model, complaints = load(folder, case["head"])
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    trace = {name.removeprefix("trace."): value for name, value in tensors.items() if name.startswith("trace.")}
+    trace = {name[6:]: value for name, value in tensors.items() if name.startswith("trace.")}
     found = {
         "transformers": transformers.__version__,
         "loading": complaints,
@@ -119,7 +123,7 @@ def examine(folder: Path, case: dict, tensors: dict) -> dict:
         "layers": departures(model, tensors["probe"], trace),
         "greedy": greedy(model, case["prompts"], case["new_tokens"]) if case["head"] == "lm" else [],
     }
-    if case["tokenizer"]:
+    if "texts" in case:
         found |= encoded(transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True), case)
     return found
 

@@ -163,8 +163,8 @@ def test_an_index_that_leaves_the_directory_is_refused(tmp_path):
 def test_the_licence_of_a_foreign_model_comes_from_its_card(tmp_path):
     foreign(tmp_path / "hub")
     (tmp_path / "hub/README.md").write_text("---\nlicense: apache-2.0\ntags: [x]\n---\n# A model\n")
-    assert importing.work(tmp_path / "hub", tmp_path / "ours")["licences"][0]["licence"] == "apache-2.0"
-    assert open_model(tmp_path / "ours").lineage["sources"][0]["licence"] == "apache-2.0"
+    assert importing.work(tmp_path / "hub", tmp_path / "ours")["licences"]["hub"]["licence"] == "apache-2.0"
+    assert open_model(tmp_path / "ours").lineage["sources"]["hub"]["licence"] == "apache-2.0"
 
 
 @pytest.mark.parametrize("length", [640, 896, 1152, 1408, 66688])

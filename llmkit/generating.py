@@ -1,0 +1,47 @@
+"""`llmkit generate CKPT --prompt ...`: text in, text out, from any checkpoint."""
+
+from collections.abc import Sequence
+
+from llmkit import dist
+from llmkit.errors import ConfigError
+from llmkit.eval.replies import continuations, replies
+from llmkit.opened import Opened, open_model
+
+
+def generate(
+    ckpt: str,
+    prompts: str | Sequence[str],
+    *,
+    max_tokens: int = 128,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
+    chat: bool = False,
+    device: str = "auto",
+) -> list[str]:
+    """What the language model in `ckpt` writes after each prompt, without the prompt; at most `max_tokens` tokens.
+
+    `temperature` 0 is greedy. With `chat` a prompt is a user's message, put through the tokenizer's chat template.
+    A prompt that does not fit into the context with its reply loses its beginning.
+    """
+    opened = open_model(ckpt, head="lm", device=dist.start(device))
+    check(opened, max_tokens, temperature, top_p)
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    options = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    if chat:
+        asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        return replies(opened, asked, max_tokens, **options)
+    return continuations(opened, prompts, max_tokens, **options)
+
+
+def check(opened: Opened, max_tokens: int, temperature: float, top_p: float) -> None:
+    """ConfigError if the model cannot write text, or the options are not what they should be."""
+    context = opened.net.settings.context
+    if opened.tokenizer is None:
+        raise ConfigError(f"{opened.path}: has no tokenizer, so it cannot read a prompt; add tokenizer files to it")
+    if not 0 < max_tokens < context:
+        raise ConfigError(f"--max-tokens: {max_tokens} has to be from 1 to {context - 1}, the context less a prompt")
+    if temperature < 0:
+        raise ConfigError(f"--temperature: {temperature} is below 0; 0 is greedy, 1 is the model's own distribution")
+    if not 0 < top_p <= 1:
+        raise ConfigError(f"--top-p: {top_p} has to be above 0 and at most 1")
