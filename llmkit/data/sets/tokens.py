@@ -1,0 +1,118 @@
+"""Token shards as rows: windows of `seq_len` over all documents end to end, which the model tells apart.
+
+    stream     <s> a b c d <s> e f <s> g h i j k ...
+    row 0      <s> a b c d <s>       segments  1 1 1 1 1 2       labels  a b c d - e
+    row 1      e f <s> g h i         segments  1 1 2 2 2 2       labels  f - g h i j
+
+Every token except BOS is a label exactly once, in one row, so sums over all rows are sums over the corpus.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from llmkit import manifest
+from llmkit.config import Section
+from llmkit.data import shard
+from llmkit.data.indexed import Indexed
+from llmkit.errors import ConfigError, DataError
+from llmkit.registry import register
+from llmkit.tokenizer.vocabulary import Tokenizer
+
+IGNORED = -100
+
+
+@register("dataset", "tokens")
+class Tokens:
+    """Rows of `seq_len` tokens. `len` is the number of rows; the last one may end in padding."""
+
+    class Settings(Section):
+        name: Literal["tokens"] = "tokens"
+        shards: str = Field(description="directory made by `data shard`")
+        tokenizer: str | None = Field(None, description="tokenizer that the shards must be made with, if given")
+        seq_len: int = Field(256, gt=1, description="tokens of a row, the model's context")
+        verify: Literal["contents", "sizes"] = Field(
+            "contents", description="contents: sha256 of every shard at start (about 1 GB/s); sizes: for huge corpora"
+        )
+        quick_values: ClassVar[dict[str, Any]] = {"seq_len": 64}
+
+    def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
+        folder = Path(settings.shards)
+        index = shard.verify(folder, settings.verify == "contents")
+        self.settings = settings
+        self.seq_len = settings.seq_len
+        self.tokenizer_dir = folder / "tokenizer"
+        tokenizer = Tokenizer.load(self.tokenizer_dir)
+        _same(settings, folder, index["tokenizer"], tokenizer)
+        self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
+        self._piece_bytes = tokenizer.piece_bytes()
+        names = sorted(name for name in index["files"] if name.startswith(f"{split}_") and name.endswith(".bin"))
+        self._shards = [Indexed(folder / name) for name in names]
+        self._starts = _starts([shard.lengths for shard in self._shards])
+        self._first = np.cumsum([0, *(len(shard.ids) for shard in self._shards)])
+        self.num_tokens = int(self._first[-1])
+        if split == "train" and self.num_tokens <= self.seq_len:
+            raise ConfigError(
+                f"data.seq_len: {self.seq_len} is more than the {self.num_tokens} tokens of {folder}; "
+                f"set it to at most {self.num_tokens - 1}, or collect more text"
+            )
+        self.counts = {**index["splits"][split], "rows": len(self)}
+        self.fingerprint = manifest.digest([index["files"], index["tokenizer"], split, self.seq_len])
+
+    def __len__(self) -> int:
+        return -(-(self.num_tokens - 1) // self.seq_len)
+
+    def batch(self, rows: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """tokens, segments, labels (B, T); bytes (B,), the bytes of text that the labels stand for."""
+        size = max(1, len(rows)), self.seq_len
+        tokens = np.full(size, self._pad, np.int64)
+        segments = np.zeros(size, np.int32)
+        labels = np.full(size, IGNORED, np.int64)
+        for i, (_, row) in enumerate(rows):
+            self._fill(row * self.seq_len, tokens[i], segments[i], labels[i])
+        num_bytes = np.where(labels >= 0, self._piece_bytes[labels], 0).sum(1)
+        arrays = {"tokens": tokens, "segments": segments, "labels": labels, "bytes": num_bytes}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def _fill(self, start: int, tokens: np.ndarray, segments: np.ndarray, labels: np.ndarray) -> None:
+        """The window of the stream from `start`, written into one row's arrays."""
+        ids = self._read(start, start + self.seq_len + 1)
+        used = min(len(ids), self.seq_len)
+        tokens[:used] = ids[:used]
+        labels[: len(ids) - 1] = ids[1:]
+        begins = self._starts[np.searchsorted(self._starts, start + 1) :][: used + 1] - start
+        begins = begins[begins <= used]  # where another document begins, in this row or right after it
+        labels[begins - 1] = IGNORED
+        segments[begins[begins < used]] = 1
+        segments[:used] = 1 + np.cumsum(segments[:used])
+
+    def _read(self, start: int, end: int) -> np.ndarray:
+        """Tokens [start, end) of the stream, fewer at its end, out of as many shards as it takes."""
+        first = np.searchsorted(self._first, start, "right") - 1
+        parts = []
+        for number in range(first, len(self._shards)):
+            offset = self._first[number]
+            parts.append(self._shards[number].ids[max(0, start - offset) : max(0, end - offset)])
+            if end <= self._first[number + 1]:
+                break
+        return np.concatenate(parts)
+
+
+def _starts(lengths: list[np.ndarray]) -> np.ndarray:
+    """Where in the stream every document begins: int64, ascending."""
+    every = np.concatenate(lengths).astype(np.int64)
+    return np.cumsum(every) - every
+
+
+def _same(settings: Tokens.Settings, folder: Path, made_with: str, tokenizer: Tokenizer) -> None:
+    """DataError if the shards, their tokenizer and the one that the run asks for are not the same."""
+    asked = Tokenizer.load(settings.tokenizer) if settings.tokenizer else tokenizer
+    for where, found in ((tokenizer.folder, tokenizer.fingerprint), (asked.folder, asked.fingerprint)):
+        if found != made_with:
+            raise DataError(
+                f"{folder}: made with tokenizer {made_with[:12]}..., {where} is {found[:12]}...; "
+                "shard again, or change the tokenizer"
+            )

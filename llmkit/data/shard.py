@@ -1,0 +1,126 @@
+"""`llmkit data shard`: collected documents to memory-mapped token shards that know which tokenizer made them.
+
+    train.jsonl -> BOS + ids of each document -> train_00000.bin/.idx, train_00001.bin/.idx, ...
+                                                 shards.json: tokenizer fingerprint, sha256 and size of every file
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from llmkit import manifest
+from llmkit.config import Section
+from llmkit.data.indexed import Writer, id_type
+from llmkit.data.progress import watched
+from llmkit.errors import DataError
+from llmkit.tokenizer import export
+from llmkit.tokenizer.train import documents
+from llmkit.tokenizer.vocabulary import Tokenizer
+
+INDEX = "shards.json"
+BATCH_CHARS = 4_000_000
+"""Text that is encoded at a time: enough to keep the encoder's threads busy, little enough to forget."""
+
+
+class Shard(Section):
+    """Collected documents and the tokenizer to encode them with."""
+
+    data: str = Field(description="directory made by `data collect` (kind: documents)")
+    tokenizer: str = Field(description="directory made by `tokenizer train`")
+    shard_tokens: int = Field(500_000_000, description="tokens of a shard file; it ends with the document", ge=1000)
+
+
+def work(settings: Shard, out: Path) -> dict[str, Any]:
+    """Write the shards of both splits into `out`, with a copy of the tokenizer -> fingerprint, counts by split.
+
+    DataError if there are no documents, or no tokenizer.
+    """
+    out = Path(out)
+    tokenizer = Tokenizer.load(settings.tokenizer)
+    splits = {split: _write(settings, tokenizer, split, out) for split in ("train", "heldout")}
+    export.copy(settings.tokenizer, out / "tokenizer")
+    files = {path.name: facts(path) for path in sorted(out.glob("*_*.*")) if path.suffix in (".bin", ".idx")}
+    index = {
+        "format": 1,
+        "tokenizer": tokenizer.fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "splits": splits,
+        "files": files,
+    }
+    manifest.write_json(out / INDEX, index)
+    counts = {f"{split}_{key}": n for split, numbers in splits.items() for key, n in numbers.items()}
+    licences = manifest.read(Path(settings.data)).get("licences", {}) if (Path(settings.data) / manifest.NAME).exists() else {}
+    return {"fingerprint": manifest.digest(index), "counts": counts, "licences": licences}
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """{"bytes", "sha256"} of a file."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def verify(folder: Path, contents: bool = True) -> dict[str, Any]:
+    """The index of a shard directory whose files are what they were; sizes alone if not `contents`.
+
+    DataError names the file, what was found and what was expected.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{folder}: holds no {INDEX}; make it with llmkit data shard") from None
+    except ValueError as error:
+        raise DataError(f"{folder / INDEX}: not JSON ({error}); run llmkit data shard again") from None
+    for name, expected in index["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"{path}: is missing; run llmkit data shard again")
+        if path.stat().st_size != expected["bytes"]:
+            found = path.stat().st_size
+            raise DataError(f"{path}: {found} bytes, {expected['bytes']} expected; run llmkit data shard again")
+        if contents and (found := facts(path)["sha256"]) != expected["sha256"]:
+            raise DataError(
+                f"{path}: sha256 {found[:12]}..., {expected['sha256'][:12]}... expected; run llmkit data shard again"
+            )
+    return index
+
+
+def _write(settings: Shard, tokenizer: Tokenizer, split: str, out: Path) -> dict[str, int]:
+    """The shards of one split -> documents, tokens and bytes of text in them."""
+    path = Path(settings.data) / f"{split}.jsonl"
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; make it with llmkit data collect")
+    dtype = id_type(tokenizer.vocab_size)
+    totals = {"documents": 0, "tokens": 0, "bytes": 0}
+    number = 0
+    writer = Writer(out / f"{split}_{number:05d}", dtype)
+    for texts in watched(_batches(documents(path)), f"encoding {split}"):
+        for ids in tokenizer.encode_all(texts):
+            if writer.tokens and writer.tokens + len(ids) + 1 > settings.shard_tokens:
+                writer.close()
+                number += 1
+                writer = Writer(out / f"{split}_{number:05d}", dtype)
+            writer.add([tokenizer.bos, *ids])
+            totals["documents"] += 1
+            totals["tokens"] += len(ids) + 1
+        totals["bytes"] += sum(len(text.encode()) for text in texts)
+    writer.close()
+    if not totals["documents"]:
+        raise DataError(f"{path}: holds no documents; collect more text")
+    return totals
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
