@@ -1,4 +1,4 @@
-"""Where this process stands among the nodes of a job: alone, or node k of n, as the scheduler's environment says.
+"""Where this process stands among the nodes of a job: alone, or node k of n, as its environment says.
 
 Slurm     srun --ntasks-per-node=1 llmkit train ...    one launcher per node; rendezvous on the first node
 others    PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT, which torchrun and Kubeflow use too
@@ -14,12 +14,12 @@ from pathlib import Path
 from llmkit.errors import ConfigError
 
 PORTS = range(20_000, 30_000)
-"""Where a rendezvous port is derived from a job's number: below Linux's ephemeral range, above the registered services."""
+"""A job's number picks its rendezvous port here: below Linux's ephemeral range."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Node `rank` of `nodes`; the nodes meet at `host`:`port`. A single node meets itself, at any free port."""
+    """Node `rank` of `nodes`; the nodes meet at `host`:`port`. A single node takes any free port."""
 
     nodes: int = 1
     rank: int = 0

@@ -1,13 +1,13 @@
-"""Run a verb on several ranks under `accelerate launch`, and give back what the ranks said, not what the launcher said.
+"""Run a verb on several ranks under `accelerate launch`, and end as the ranks did, not as the launcher did.
 
     llmkit train R.yaml -n 2                            this process: the supervisor
-      └─ accelerate launch --config_file ...            own process group; its output goes to RUN/logs/launcher.log
+      └─ accelerate launch --config_file ...            own process group; prints to RUN/logs/launcher.log
            ├─ python -m llmkit train R.yaml  (rank 0)   a session of its own, as torch starts it
            └─ python -m llmkit train R.yaml  (rank 1)
 
-Launchers exit with 1 whatever their children say, print pages, and orphan them on SIGTERM. So the signals SIGTERM,
-SIGINT, SIGUSR1 and SIGUSR2 go to the ranks directly; each rank records how it ended in $LLMKIT_EXIT_DIR (the first one
-wins: it is the cause), and the error raised here is that one. A rank that dies without a word is named (RankError).
+Launchers exit with 1 whatever their children say, print pages, and orphan them on SIGTERM. So signals go to
+the ranks directly; each rank records how it ended in $LLMKIT_EXIT_DIR (the first wins: it is the cause), and
+that error is raised here. A rank that dies without a word is named (RankError).
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from pathlib import Path
 import psutil
 import yaml
 
-from llmkit import errors
 from llmkit.checkpoint.runstate import read_exit, write_exit
 from llmkit.cluster import place as places
 from llmkit.cluster.place import Place
 from llmkit.errors import ConfigError, LlmkitError, RankError
 from llmkit.log import EXIT_DIR, MARK
 
+MODULE = ("-m", "llmkit")
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 SURVIVORS_S = 5.0
 """How long the other ranks may live once one is lost. torch's launcher alone would give them 30 s."""
@@ -40,7 +40,7 @@ PATIENCE = 3
 """The third request to stop ends the ranks at once, without a checkpoint."""
 
 _CLOSING = re.compile(rb"Sending process \d+ closing signal")
-_PORT_TAKEN = re.compile(rb"EADDRINUSE|[Aa]ddress already in use|another process is utilizing it")
+_PORT_TAKEN = re.compile(rb"EADDRINUSE|another process is utilizing it")
 _FAILURE = re.compile(rb"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)")
 
 
@@ -50,14 +50,12 @@ def inside() -> bool:
 
 
 def needed(ranks: int) -> bool:
-    """Whether `ranks` on this node call for a launcher: there are several, here or on other nodes, and none has run."""
+    """Whether `ranks` on this node, and the nodes, call for a launcher, and none has started this process."""
     return not inside() and (ranks > 1 or places.find().nodes > 1)
 
 
-def run(
-    argv: list[str], ranks: int, run_dir: Path, place: Place | None = None, program=("-m", "llmkit")
-) -> None:
-    """Run `llmkit *argv` on `ranks` ranks of this node until all have ended; every node of `place` calls this.
+def run(argv: list[str], ranks: int, run_dir: Path, place: Place | None = None, program=MODULE) -> None:
+    """Run `llmkit *argv` on `ranks` ranks of this node to their end; every node of `place` calls this.
 
     Raises the error that the ranks ended with, as they said it; RankError if one was lost.
     """
@@ -65,28 +63,19 @@ def run(
     created = not run_dir.exists()
     log = run_dir / "logs" / f"launcher{f'_{place.rank}' if place.rank else ''}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        launch = _Launch(argv, ranks, place, log, program)
-        launch.wait()
-        while launch.port_taken:
-            if place.port:
-                raise ConfigError(
-                    f"{place.host}:{place.port}: the port is in use; set another PET_MASTER_PORT"
-                )
-            launch = _Launch(argv, ranks, place, log, program)
-            launch.wait()
-        if launch.lost:
-            (run_dir / "exit.json").unlink(missing_ok=True)
-            write_exit(run_dir, RankError.code, launch.line)
-    finally:
-        if created and not (run_dir / "recipe.yaml").exists():
-            _take_back(log)
+    launch = _Launch(argv, ranks, place, log, program)
+    launch.wait()
+    if launch.lost:
+        (run_dir / "exit.json").unlink(missing_ok=True)
+        write_exit(run_dir, launch.code, launch.line)
+    if created and not (run_dir / "recipe.yaml").exists():
+        _take_back(log)
     if launch.code:
         raise _error(launch.code, launch.line)
 
 
 class _Launch:
-    """One `accelerate launch` on this node and the ranks below it. After `wait`: `code`, `line`, `lost`, `port_taken`."""
+    """One `accelerate launch` on this node, and the ranks below it. `wait` sets `code`, `line` and `lost`."""
 
     def __init__(self, argv: list[str], ranks: int, place: Place, log: Path, program):
         self.log, self.ranks = log, ranks
@@ -98,19 +87,14 @@ class _Launch:
         self._said = b""
         self._private = tempfile.TemporaryDirectory(prefix="llmkit-")
         config = Path(self._private.name) / "accelerate.yaml"
-        config.write_text(yaml.safe_dump(launcher_config(ranks, place)))
+        settings = launcher_config(ranks, place)
+        self.meet = f"{place.host}:{settings['main_process_port']}"
+        config.write_text(yaml.safe_dump(settings))
         here = threading.current_thread() is threading.main_thread()
         self._handlers = {number: signal.signal(number, self._forward) for number in FORWARDED if here}
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "accelerate.commands.launch",
-                "--config_file",
-                str(config),
-                *program,
-                *argv,
-            ],
+            [*command, *program, *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -140,28 +124,24 @@ class _Launch:
                 signal.signal(number, handler)
             self.lost = self._find_lost()
             self.code, self.line = self._end()
-            self.port_taken = (
-                bool(_PORT_TAKEN.search(self._said)) and self.code not in (0, 75) and not self.gone
-            )
             self._private.cleanup()
 
     def _copy(self) -> None:
-        """Everything the launcher and the ranks print: to launcher.log; what ranks mark, to the terminal as well."""
+        """Everything the launcher and the ranks print: to the log; what ranks mark, to the terminal too."""
         with open(self.log, "ab") as log:
             for text in self.process.stdout:
                 ours, text = text.startswith(MARK.encode()), text.removeprefix(MARK.encode())
                 log.write(text)
                 log.flush()
                 if ours:
-                    sys.stdout.buffer.write(text)
-                    sys.stdout.buffer.flush()
+                    print(text.decode(errors="replace"), end="", flush=True)
                 else:
                     self._said = (self._said + text)[-100_000:]
                     if self.closing is None and _CLOSING.search(text):
                         self.closing = time.monotonic()
 
     def _watch(self) -> None:
-        """Learn which process is which rank (they are the launcher's children), and which ranks have ended."""
+        """Learn which of the launcher's children is which rank, and which ranks have ended."""
         with contextlib.suppress(psutil.Error):
             if len(self.workers) < self.ranks:
                 for child in psutil.Process(self.process.pid).children():
@@ -204,9 +184,8 @@ class _Launch:
         dead = [rank for rank in dead if -ends[rank] != signal.SIGTERM or not (self.closing or self.asked)]
         if not dead:
             return ""
-        rank = min(
-            dead, key=lambda rank: (ends[rank] == -signal.SIGABRT, rank)
-        )  # gloo aborts when a peer is gone
+        aborted = [rank for rank in dead if ends[rank] == -signal.SIGABRT]  # gloo does, when a peer is gone
+        rank = min([rank for rank in dead if rank not in aborted] or aborted)
         name = signal.Signals(-ends[rank]).name
         cause = " (out of memory, or kill -9)" if name == "SIGKILL" else ""
         return f"rank {rank} was lost: {name}{cause}"
@@ -214,12 +193,12 @@ class _Launch:
     def _end(self) -> tuple[int, str]:
         code, line = read_exit(Path(self._private.name)) or (0, "")
         if self.lost and code in (0, RankError.code):
-            return (
-                RankError.code,
-                f"{self.lost}; the same command continues from the last checkpoint; see {self.log}",
-            )
+            line = f"{self.lost}; run it again: it continues from the last checkpoint ({self.log})"
+            return RankError.code, line
         if code or self.process.returncode == 0:
             return code, line
+        if _PORT_TAKEN.search(self._said):
+            return ConfigError.code, f"{self.meet}: the port is in use; run it again, or set PET_MASTER_PORT"
         if self.asked:
             return 128 + signal.SIGTERM, "stopped on request, with no new checkpoint"
         return LlmkitError.code, f"the ranks ended without saying why; see {self.log}"
@@ -228,8 +207,8 @@ class _Launch:
 def launcher_config(ranks: int, place: Place) -> dict:
     """What `accelerate launch` reads on a node that runs `ranks` of them.
 
-    MULTI_GPU is the one type that starts all ranks on a machine without GPUs too. ZeRO is the recipe's business
-    (parallel.backend): the engine configures DeepSpeed itself.
+    MULTI_GPU is the one type that starts all ranks on a machine without GPUs too. ZeRO is the recipe's
+    business (parallel.backend): the engine configures DeepSpeed itself.
     """
     return {
         "compute_environment": "LOCAL_MACHINE",
@@ -247,7 +226,7 @@ def launcher_config(ranks: int, place: Place) -> dict:
 
 
 def environment(ranks: int) -> dict[str, str]:
-    """The launcher's environment: cores shared out among its ranks, time for them to save, nobody else's place."""
+    """The launcher's environment: cores shared out among its ranks, time to save, nobody else's place."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(psutil.cpu_count(logical=False) or 1, allowed)
     mine = {key: value for key, value in os.environ.items() if not key.startswith("PET_")}
@@ -263,22 +242,20 @@ def free_port() -> int:
 
 def _error(code: int, line: str) -> LlmkitError:
     """The error whose class stands for `code`."""
-    kinds = [
-        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LlmkitError)
-    ]
-    error = next((kind for kind in kinds if kind.code == code), LlmkitError)(line)
+    known = [kind for kind in LlmkitError.__subclasses__() if kind.code == code]
+    error = (known or [LlmkitError])[0](line)
     error.code = code
     return error
 
 
 def _die_with_parent() -> None:
-    """Have the kernel send the launcher SIGTERM when the supervisor is killed, so that the ranks save and leave."""
+    """Have the kernel send the launcher SIGTERM when the supervisor dies, so that the ranks save."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _take_back(log: Path) -> None:
-    """Remove a new run directory that holds nothing but this log: the command was refused before the run began."""
+    """Remove a new run directory that holds only this log: the command was refused before the run began."""
     log.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         log.parent.rmdir()
