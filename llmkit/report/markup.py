@@ -1,0 +1,115 @@
+"""The few HTML shapes that reports are made of. Everything that comes from a run is escaped here."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+
+
+def page(title: str, subtitle: str, body: str) -> str:
+    """One self-contained document: the style inside, nothing fetched, no script."""
+    style = files("llmkit.report").joinpath("style.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<header><h1>{escape(title)}</h1>\n<p class=subtitle>{escape(subtitle)}</p></header>\n"
+        f"{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def section(name: str, heading: str, *parts: str, lead: str = "") -> str:
+    """A titled part of the page; empty if it has no parts."""
+    inside = "\n".join(part for part in parts if part)
+    if not inside:
+        return ""
+    opening = f"<p class=lead>{escape(lead)}</p>\n" if lead else ""
+    return f'<section id="{name}">\n<h2>{escape(heading)}</h2>\n{opening}{inside}\n</section>'
+
+
+def tiles(figures: Iterable[tuple[str, str, str]]) -> str:
+    """Headline figures: (label, value, remark)."""
+    cards = (
+        f"<div class=tile><dt>{escape(label)}</dt>"
+        f"<dd>{escape(value)}<small>{escape(remark)}</small></dd></div>"
+        for label, value, remark in figures
+    )
+    return f"<dl class=tiles>{''.join(cards)}</dl>"
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
+    """A table whose first column names the row; columns from `numbers` on are figures (0: none)."""
+
+    def cell(i: int, text: str) -> str:
+        if i == 0:
+            return f'<th scope="row">{escape(text)}</th>'
+        return f"<td{' class=num' if numbers and i >= numbers else ''}>{escape(text)}</td>"
+
+    titles = "".join(
+        f'<th scope="col"{" class=num" if numbers and i >= numbers else ""}>{escape(text)}</th>'
+        for i, text in enumerate(head)
+    )
+    body = "\n".join(f"<tr>{''.join(cell(i, text) for i, text in enumerate(row))}</tr>" for row in rows)
+    if not body:
+        return ""
+    return (
+        f"<div class=scroll><table><caption>{escape(caption)}</caption>\n"
+        f"<thead><tr>{titles}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def figure(svg: str, caption: str) -> str:
+    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" if svg else ""
+
+
+def row(*figures: str) -> str:
+    """Figures side by side where there is room."""
+    shown = [f for f in figures if f]
+    return f"<div class=row>{''.join(shown)}</div>" if shown else ""
+
+
+def paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>" if text else ""
+
+
+def bullets(items: Iterable[str], kind: str = "") -> str:
+    lines = "".join(f"<li>{escape(item)}</li>" for item in items)
+    return f"<ul class={kind or 'plain'}>{lines}</ul>" if lines else ""
+
+
+def details(summary: str, text: str) -> str:
+    """Long preformatted text behind a line that opens it."""
+    return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>" if text else ""
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure for people: digits after the point, none for large ones, a dash where there is none."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return "-" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def span(interval: Sequence[float] | None, as_percent: bool = True, signed: bool = False) -> str:
+    """`61.2 to 66.0 %`"""
+    if not interval:
+        return "-"
+    scale, unit, digits = (100, " %", 1) if as_percent else (1, "", 3)
+    shape = f"{'+' if signed else ''}.{digits}f"
+    return f"{format(scale * interval[0], shape)} to {format(scale * interval[1], shape)}{unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """`48 s`, `3 min 20 s`, `2 h 5 min`"""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
