@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 import xxhash
 from pydantic import Field
 
-from llmkit import registry
+from llmkit import config, registry
 from llmkit.config import Section
 from llmkit.data import shapes
 from llmkit.data.dedup import Seen, normal
@@ -132,8 +132,6 @@ def _source(entry: str | dict[str, Any], kind: str):
     cls = registry.find("source", str(entry.get("name", "files")))
     if "kind" in cls.Settings.model_fields:
         entry = {"kind": kind, **entry}
-    from llmkit import config
-
     source = cls(config.resolve(cls.Settings, {"name": "files", **entry}))
     if source.kind != kind:
         raise ConfigError(f"source: {entry['name']} holds {source.kind}, not {kind}; set kind={source.kind}")

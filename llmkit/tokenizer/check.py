@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from llmkit.errors import DataError, ExportRefused
+from llmkit.log import say
 from llmkit.tokenizer.vocabulary import Tokenizer
 
 NASTY = (
@@ -24,8 +25,8 @@ NASTY = (
 )  # fmt: skip
 
 
-def prove(folder: Path, data: Path | None = None, lines: int = 1000) -> dict:
-    """Compare ids on `lines` held-out lines of `data` (train lines fill up) and on NASTY strings.
+def prove(folder: Path, data: Path | None = None, lines: int = 1000) -> dict[str, int]:
+    """Compare ids on `lines` lines of `data` (held-out ones first) and on NASTY strings.
 
     -> {"lines": compared, "strings": compared, "mismatches": 0}; ExportRefused with the first string that differs.
     """
@@ -40,13 +41,13 @@ def prove(folder: Path, data: Path | None = None, lines: int = 1000) -> dict:
     return {"lines": len(held), "strings": len(strings), "mismatches": 0}
 
 
-def work(folder: str | Path, data: str | Path | None = None, lines: int = 1000) -> dict:
-    """`llmkit tokenizer check DIR [data=DIR]`: `prove`, with DataError where there is nothing to compare."""
-    folder = Path(folder)
+def show(folder: Path, text: Path | None = None) -> None:
+    """`llmkit tokenizer check DIR [TEXT]`: `prove`, and say so. `text` is a file, or a directory of `data collect`."""
     for name in ("tokenizer.model", "tokenizer.json"):
         if not (folder / name).is_file():
             raise DataError(f"{folder / name}: there is no such file; give a directory made by tokenizer train")
-    return prove(folder, Path(data) if data else None, lines)
+    proof = prove(folder, text)
+    say(f"{folder}: the same ids on {proof['lines']} lines and {proof['strings']} difficult strings")
 
 
 def _difference(ours: Tokenizer, theirs, text: str) -> str | None:
@@ -67,7 +68,9 @@ def _auto(folder: Path):
 
 
 def _lines(data: Path) -> Iterator[str]:
-    """Lines of the held-out documents of `data`, then of its training documents."""
+    """Lines of a text file, or of the held-out documents of a collected directory, then of its training documents."""
+    if data.is_file():
+        yield from filter(None, data.read_text(encoding="utf-8", errors="replace").splitlines())
     for name in ("heldout.jsonl", "train.jsonl"):
         if (data / name).is_file():
             with (data / name).open(encoding="utf-8") as file:

@@ -38,6 +38,7 @@ class TokenizerSpec(Section):
     data: str = Field(description="directory made by `data collect` (kind: documents)")
     model: Literal["bpe"] = Field("bpe", description="bpe: byte-pair merges, for decoders")
     vocab_size: int = Field(4096, description="pieces, control tokens and 256 bytes included", ge=300, le=1_000_000)
+    at_most: bool = Field(False, description="vocab_size is a ceiling: a small corpus gives fewer pieces")
     byte_fallback: bool = Field(True, description="spell unseen characters in bytes; without it they are lost")
     character_coverage: float = Field(0.99995, description="share of characters that get a piece", gt=0.9, le=1)
     split_digits: bool = Field(True, description="every digit is a piece of its own")
@@ -144,6 +145,7 @@ def _train(settings: TokenizerSpec, lines: Lines, control: list[str]) -> bytes:
             model_writer=proto,
             model_type=settings.model,
             vocab_size=settings.vocab_size,
+            hard_vocab_limit=not settings.at_most,
             byte_fallback=settings.byte_fallback,
             character_coverage=settings.character_coverage,
             split_digits=settings.split_digits,
@@ -172,7 +174,7 @@ def _explained(error: RuntimeError, settings: TokenizerSpec, lines: Lines) -> Ex
     if largest := re.search(r"too high .*<= (\d+)", said):
         return ConfigError(
             f"vocab_size: {settings.vocab_size} pieces are more than {lines.bytes} bytes of text can give; "
-            f"set it to at most {largest[1]}"
+            f"set it to at most {largest[1]}, or at_most=true"
         )
     if needed := re.search(r"required_chars\. \d+ vs (\d+)", said):
         return ConfigError(

@@ -1,0 +1,29 @@
+"""`llmkit data catalogue`: the sources that can be collected by name, with their licences and where they come from."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from llmkit import registry
+
+
+def entries() -> list[dict[str, Any]]:
+    """{name, kind, licence, origin, size} of every source, by name. A source that has a `kind` setting says "any"."""
+    rows = []
+    for name in registry.names("source"):
+        source = registry.find("source", name)
+        kind = getattr(source, "kind", "any")
+        facts = {key: getattr(source, key, "as it is") for key in ("licence", "origin", "size")}
+        rows.append({"name": name, "kind": kind, **facts})
+    return rows
+
+
+def show() -> None:
+    """Print the catalogue as a table."""
+    table = Table(title="llmkit data collect source=NAME", title_justify="left")
+    for heading in ("name", "kind", "size", "licence", "origin"):
+        table.add_column(heading, overflow="fold")
+    for row in entries():
+        table.add_row(*(str(row[key]) for key in ("name", "kind", "size", "licence", "origin")))
+    Console().print(table)
