@@ -6,6 +6,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from llmkit.config import Section
 from llmkit.data.indexed import Writer, id_type
 from llmkit.data.progress import watched
 from llmkit.errors import DataError
-from llmkit.tokenizer import export
 from llmkit.tokenizer.train import documents
 from llmkit.tokenizer.vocabulary import Tokenizer
 
@@ -42,7 +42,7 @@ def work(settings: Shard, out: Path) -> dict[str, Any]:
     out = Path(out)
     tokenizer = Tokenizer.load(settings.tokenizer)
     splits = {split: _write(settings, tokenizer, split, out) for split in ("train", "heldout")}
-    export.copy(settings.tokenizer, out / "tokenizer")
+    shutil.copytree(settings.tokenizer, out / "tokenizer")
     files = {path.name: facts(path) for path in sorted(out.glob("*_*.*")) if path.suffix in (".bin", ".idx")}
     index = {
         "format": 1,
