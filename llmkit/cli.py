@@ -77,7 +77,10 @@ def stage_verb(group: typer.Typer, name: str, stage: str, help_: str):
     def call(recipe: Recipe, overrides: Overrides, options: Options):
         from llmkit import verbs
 
-        verbs.perform(stage, recipe, assignments(overrides or []), options)
+        words = overrides or []
+        if "=" in recipe:  # no recipe: the settings say it all
+            recipe, words = {}, [recipe, *words]
+        verbs.perform(stage, recipe, assignments(words), options)
 
     group.registered_commands[-1].callback.__doc__ = help_
 
