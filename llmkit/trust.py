@@ -1,8 +1,8 @@
 """The only door for foreign files: limits sizes, refuses everything that could run code, keeps paths inside.
 
     bytes on disk ─► refuse_code (by magic number, whatever the name says)
-                 ─► read_json (size, depth, no repeated key)            ─► plain_config (allow-listed keys and types)
-                 ─► tensor_header (safetensors, checked by hand)        ─► the safetensors library may open the file
+                 ─► read_json (size, depth, no repeated key)      ─► plain_config (allow-listed keys, types)
+                 ─► tensor_header (safetensors, checked by hand)  ─► the safetensors library may open it
 
 Everything here is the standard library: no other package sees the bytes before they have passed.
 """
@@ -30,7 +30,9 @@ CODE_MAGIC = {
 }  # fmt: skip
 
 CODE_KEYS = re.compile(r"^(_target_|auto_map|trust_remote_code|custom_pipelines|__.*__|_\w+_internal)$")
-"""Keys that make some loader run code: Hydra's, transformers' (CVE-2026-4372, CVE-2026-5241), Python's own."""
+"""Keys that make some loader run code: Hydra's, transformers' (CVE-2026-4372, CVE-2026-5241), Python's
+own.
+"""
 
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -39,7 +41,9 @@ DTYPE_BYTES = {
 
 
 def inside(root: Path, name: str) -> Path:
-    """The path of `name` under `root`; TrustError if it leaves it, by `..`, by being absolute or through a link."""
+    """The path of `name` under `root`; TrustError if it leaves it, by `..`, by being absolute or through a
+    link.
+    """
     path = (Path(root) / name.replace("\0", "?")).resolve()
     if not path.is_relative_to(Path(root).resolve()):
         raise TrustError(
@@ -81,9 +85,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def plain_config(path: Path, fields: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
-    """Those keys of a foreign JSON config that `fields` lists, each of the type listed there; the rest is dropped.
+    """Those keys of a foreign JSON config that `fields` lists, each of the type listed there; the rest is
+    dropped.
 
-    Raises TrustError if a key anywhere in it asks a loader to run code, a type is wrong, or a number is not finite.
+    Raises TrustError if a key anywhere in it asks a loader to run code, a type is wrong, or a number is not
+    finite.
     """
     tree = read_json(path, max_bytes=1 << 20)
     if not isinstance(tree, dict):
@@ -115,13 +121,17 @@ def _refuse_code_keys(tree: Any, where: str) -> None:
 
 
 def tensor_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: {tensor: {dtype, shape, data_offsets}} and "__metadata__" if there is one.
+    """The header of a safetensors file: {tensor: {dtype, shape, data_offsets}} and "__metadata__" if there is
+    one.
 
-    Checked: size, JSON, known dtypes, sizes that match shapes, ranges that tile the file without hole or overlap.
+    Checked: size, JSON, known dtypes, sizes that match shapes, ranges that tile the file without hole or
+    overlap.
     """
     size = Path(path).stat().st_size
     with open(path, "rb") as file:
-        if file.read(9)[8:] != b"{":  # asked first: a sound length can look like a pickle's magic (1152 is 80 04)
+        if (
+            file.read(9)[8:] != b"{"
+        ):  # asked first: a sound length can look like a pickle's magic (1152 is 80 04)
             refuse_code(path)
         file.seek(0)
         raw = file.read(8)

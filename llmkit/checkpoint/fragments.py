@@ -5,9 +5,10 @@
     rank_00001.safetensors   policy/wte.weight|param|9472 ...
     index.json               name -> shape, kind -> where each range lies; checked for holes and overlaps
 
-The layout in memory (ddp, a ZeRO stage, a number of ranks) leaves no trace in it, so any layout reads any other's, and
-so does a process that knows of none. A name is `net/parameter`; a kind is `param` (the fp32 weight), an optimiser
-moment (`exp_avg`, `exp_avg_sq`), `ema` or `buffer`. Floating numbers below fp32 are stored in fp32, without loss.
+The layout in memory (ddp, a ZeRO stage, a number of ranks) leaves no trace in it, so any layout reads any
+other's, and so does a process that knows of none. A name is `net/parameter`; a kind is `param` (the fp32
+weight), an optimiser moment (`exp_avg`, `exp_avg_sq`), `ema` or `buffer`. Floating numbers below fp32 are
+stored in fp32, without loss.
 """
 
 import json
@@ -36,14 +37,18 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Piece(NamedTuple):
-    """What one rank owns of one tensor: elements `start` to `start + len` of its flattened form, of several kinds."""
+    """What one rank owns of one tensor: elements `start` to `start + len` of its flattened form, of several
+    kinds.
+    """
 
     name: str
     shape: tuple[int, ...]
     """Of the whole tensor."""
     start: int
     views: dict[str, torch.Tensor]
-    """kind -> 1-D view of live memory, all of one length: reading it is saving, `copy_` into it is loading."""
+    """kind -> 1-D view of live memory, all of one length: reading it is saving, `copy_` into it is
+    loading.
+    """
 
 
 def of_net(net: str, pieces: Iterable[tuple]) -> Iterator[Piece]:
@@ -60,13 +65,14 @@ def buffers(net: nn.Module) -> Iterator[Piece]:
             yield Piece(name, tuple(buffer.shape), 0, {"buffer": buffer.detach().view(-1)})
 
 
-# ---- writing -----------------------------------------------------------------------------------------------------
+# ---- writing -----------------------------------------------------------------------------------------------
 
 
 def write(folder: Path, rank: int, pieces: Iterable[tuple], step: int = 0) -> str:
     """Write this rank's pieces, one at a time and without a copy of them all -> the file's name.
 
-    OSError if the disk is full. The file is plain safetensors; `__metadata__` holds the whole tensors' shapes.
+    OSError if the disk is full. The file is plain safetensors; `__metadata__` holds the whole tensors'
+    shapes.
     """
     name = f"rank_{rank:05d}.safetensors"
     entries = [(*piece[:3], kind, view) for piece in pieces for kind, view in piece[3].items()]
@@ -96,7 +102,8 @@ def _stored(view: torch.Tensor) -> torch.dtype:
 
 
 def write_index(folder: Path) -> str:
-    """Collect the headers of all ranks' files in `folder` into index.json -> its name. Rank 0 does this, alone.
+    """Collect the headers of all ranks' files in `folder` into index.json -> its name. Rank 0 does this,
+    alone.
 
     CheckpointError if a tensor has a hole, an overlap, or several shapes or dtypes.
     """
@@ -133,7 +140,7 @@ def _gaps(label: str, ranges: list[list[int]], numel: int) -> list[str]:
             for a, b in zip(ends, starts, strict=True) if a != b]  # fmt: skip
 
 
-# ---- reading -----------------------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------
 
 
 class Reader:
@@ -144,13 +151,15 @@ class Reader:
         try:
             index = trust.read_json(self.folder / INDEX)
             if index["format"] != FORMAT:
-                raise CheckpointError(
-                    f"{self.folder / INDEX}: format {FORMAT} expected, found {index['format']}"
-                )
+                raise CheckpointError(f"{self.folder}: {INDEX} has format {index['format']}, not {FORMAT}")
             self._files: list[str] = index["files"]
             self._tensors: dict[str, dict] = index["tensors"]
-            gaps = [gap for name, entry in self._tensors.items() for kind, stored in entry["kinds"].items()
-                    for gap in _gaps(f"{name} ({kind})", stored["ranges"], math.prod(entry["shape"]))]  # fmt: skip
+            gaps = [
+                gap
+                for name, entry in self._tensors.items()
+                for kind, stored in entry["kinds"].items()
+                for gap in _gaps(f"{name} ({kind})", stored["ranges"], math.prod(entry["shape"]))
+            ]
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{self.folder}: {INDEX} is missing or not sound: {error!r}") from None
         if gaps:
@@ -162,7 +171,9 @@ class Reader:
         return sorted({name.partition("/")[0] for name in self._tensors})
 
     def kinds(self, net: str) -> list[str]:
-        """The kinds stored for `net`, without `param` and `buffer`: its optimiser's moments, and `ema` if it has one."""
+        """The kinds stored for `net`, without `param` and `buffer`: its optimiser's moments, and `ema` if it
+        has one.
+        """
         found = {kind for name in self.names(net) for kind in self._tensors[name]["kinds"]}
         return sorted(found - {"param", "buffer"})
 
@@ -172,10 +183,11 @@ class Reader:
         shapes: dict[str, tuple[int, ...]] | None = None,
         kinds: Iterable[str] | None = None,
     ) -> None:
-        """Fill the live views of `pieces`, of all their kinds or of `kinds` alone: all of it, or nothing at all.
+        """Fill the live views of `pieces`, of all their kinds or of `kinds` alone: all of it, or nothing at
+        all.
 
-        `shapes` are the parameters of the whole net or nets by name: with it, every rank sees the same misfits.
-        CheckpointError lists every tensor that is missing, left over, or of another shape or dtype.
+        `shapes` are the parameters of the whole net or nets by name: with it, every rank sees the same
+        misfits. CheckpointError lists every tensor that is missing, left over, or of another shape or dtype.
         """
         wanted = [(Piece(*piece), kind, view) for piece in pieces for kind, view in piece[3].items()]
         wanted = [(piece, kind, view) for piece, kind, view in wanted if kinds is None or kind in kinds]
@@ -228,7 +240,9 @@ class Reader:
         )
 
     def _read(self, name: str, kind: str, start: int, view: torch.Tensor) -> None:
-        """Fill `view`, which is elements `start` and on of the flattened tensor, from the ranges that touch it."""
+        """Fill `view`, which is elements `start` and on of the flattened tensor, from the ranges that touch
+        it.
+        """
         stop = start + view.numel()
         for at, length, number in self._tensors[name]["kinds"][kind]["ranges"]:
             low, high = max(at, start), min(at + length, stop)

@@ -22,14 +22,19 @@ from llmkit.errors import CheckpointError, ConfigError, TrustError
 from llmkit.stage import columns, move_aside
 
 CHANGEABLE = (
-    "run.out", "run.steps", "run.tokens", "run.log_every", "run.eval_every", "run.eval_rows", "run.save_every",
-    "run.keep", "run.max_skips", "run.max_failed_saves", "run.time_limit_s", "parallel.*", "plugin",
+    "run.out", "run.steps", "run.tokens", "run.log_every", "run.eval_every", "run.eval_rows",
+    "run.save_every", "run.keep", "run.max_skips", "run.max_failed_saves", "run.time_limit_s",
+    "parallel.*", "plugin",
 )  # fmt: skip
-"""Dotted keys, as shell patterns, that may differ when a run is continued: they do not change what is computed."""
+"""Dotted keys, as shell patterns, that may differ when a run is continued: they do not change what is
+computed.
+"""
 
 
 class RunDir:
-    """A run directory that this process may write. Rank 0 opens it; `close` (or the process's end) lets it go."""
+    """A run directory that this process may write. Rank 0 opens it; `close` (or the process's end) lets it
+    go.
+    """
 
     def __init__(self, path: Path, lock: int, continues: bool, changed: dict[str, tuple[Any, Any]]):
         self.path = path
@@ -43,8 +48,8 @@ class RunDir:
     def open(cls, out: Path, recipe: dict[str, Any], fresh: bool = False) -> "RunDir":
         """Lock `out` and make it the directory of a run of `recipe` (plain, resolved), new or continued.
 
-        ConfigError if it cannot be written, if a live process holds it, or if it belongs to a different recipe (with
-        a two-column difference); `fresh` moves what is there aside instead.
+        ConfigError if it cannot be written, if a live process holds it, or if it belongs to a different
+        recipe (with a two-column difference); `fresh` moves what is there aside instead.
         """
         out = Path(out)
         recipe = json.loads(json.dumps(recipe))  # tuples and enums as YAML gives them back
@@ -73,9 +78,11 @@ class RunDir:
 
 
 def _lock(out: Path) -> int:
-    """Take `out`/run.lock -> its file descriptor. This is also the probe write of a run: the disk has to take it.
+    """Take `out`/run.lock -> its file descriptor. This is also the probe write of a run: the disk has to take
+    it.
 
-    The lock is the kernel's (flock), so it ends with its holder however that dies; the text in it is for people.
+    The lock is the kernel's (flock), so it ends with its holder however that dies; the text in it is for
+    people.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -107,7 +114,9 @@ def _who(text: str) -> str:
 
 
 def _changes(out: Path, recipe: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The changeable differences between the recipe in `out` and `recipe`; ConfigError if there are others."""
+    """The changeable differences between the recipe in `out` and `recipe`; ConfigError if there are
+    others.
+    """
     if not (out / "recipe.yaml").exists():
         return {}
     old = parse_yaml((out / "recipe.yaml").read_text(encoding="utf-8"), str(out / "recipe.yaml"))
@@ -117,7 +126,8 @@ def _changes(out: Path, recipe: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     }
     if fixed:
         raise ConfigError(
-            f"run.out: {out} holds a run of another recipe; use another out=, or --fresh to move it aside\n{columns(fixed)}"
+            f"run.out: {out} holds a run of another recipe; use another out=, or --fresh to move it aside\n"
+            + columns(fixed)
         )
     return changed
 
@@ -128,11 +138,13 @@ def _write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-# ---- how it ended ------------------------------------------------------------------------------------------------
+# ---- how it ended ------------------------------------------------------------------------------------------
 
 
 def write_exit(run_dir: Path, code: int, line: str) -> None:
-    """Record how a rank ended, unless another rank was first: its reason is the cause, the later ones follow from it."""
+    """Record how a rank ended, unless another rank was first: its reason is the cause, the later ones follow
+    from it.
+    """
     partial = run_dir / f".exit.{socket.gethostname()}.{os.getpid()}"
     try:
         partial.write_text(json.dumps({"code": code, "line": line}))

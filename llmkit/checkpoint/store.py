@@ -1,4 +1,5 @@
-"""Checkpoints on disk: published by one rename, verified before use, pruned after the next one stands. No torch here.
+"""Checkpoints on disk: published by one rename, verified before use, pruned after the next one stands. No
+torch here.
 
     .saving_step_00000123/     every rank writes its files, fsyncs and hashes them
             │ all ranks are done; rank 0 writes manifest.json with every size and sha256
@@ -8,7 +9,8 @@
             ▼
     .removing_step_00000100/   deleted; what a kill leaves of it, or of .saving_*, the next save removes
 
-A kill at any point leaves the previous checkpoint or the new one, never a torn one: FAULT_POINTS are where tests try.
+A kill at any point leaves the previous checkpoint or the new one, never a torn one: FAULT_POINTS are where
+tests try.
 """
 
 import contextlib
@@ -42,7 +44,9 @@ def step_of(path: Path) -> int:
 
 
 class Store:
-    """The checkpoints of one run. Every rank holds one and calls `save` together; the rest is for rank 0 alone."""
+    """The checkpoints of one run. Every rank holds one and calls `save` together; the rest is for rank 0
+    alone.
+    """
 
     def __init__(
         self,
@@ -52,7 +56,9 @@ class Store:
         rank: int = 0,
         gather: Callable[[Any], list[Any]] = lambda value: [value],
     ):
-        """`gather(value)` returns every rank's plain value on every rank: it is barrier and agreement in one."""
+        """`gather(value)` returns every rank's plain value on every rank: it is barrier and agreement in
+        one.
+        """
         self.folder = Path(folder)
         self.keep = keep
         self.max_failed = max_failed
@@ -65,7 +71,7 @@ class Store:
         self.damaged: list[str] = []
         """What `newest` passed over: one line each, with the file, what was found and what was expected."""
 
-    # ---- saving --------------------------------------------------------------------------------------------------
+    # ---- saving --------------------------------------------------------------------------------------------
 
     def save(
         self,
@@ -75,11 +81,12 @@ class Store:
         best: int | None = None,
         **facts: Any,
     ) -> Path | None:
-        """Publish the checkpoint of `step`: `write(staging)` writes this rank's files and returns their names.
+        """Publish the checkpoint of `step`: `write(staging)` writes this rank's files, returns their names.
 
-        `finish(staging)` does the same on rank 0 alone, once all ranks have written. -> the checkpoint's path, or None if a rank could not write: the reason is in `failure`, the partial one is removed and the
-        older ones still stand. After `max_failed` of those in a row raises CheckpointError instead. `facts` go into
-        the manifest; `best` is a step that is not pruned.
+        `finish(staging)` does the same on rank 0 alone, once all ranks have written. -> the checkpoint's
+        path, or None if a rank could not write: the reason is in `failure`, the partial one is removed and the
+        older ones still stand. After `max_failed` of those in a row raises CheckpointError instead. `facts` go
+        into the manifest; `best` is a step that is not pruned.
         """
         path = self.folder / f"step_{step:08d}"
         if all(self.gather(self.rank != 0 or self._stands(path))):
@@ -89,7 +96,7 @@ class Store:
         if not problem:
             files, problem = self._attempt(lambda: self._write(staging, step, write))
         if not problem:
-            _, problem = self._attempt(lambda: self._publish(staging, path, sum(files, []), finish, facts))
+            _, problem = self._attempt(lambda: self._publish(staging, path, files, finish, facts))
         if problem:
             return self._fail(staging, step, problem)
         self.failed = 0
@@ -98,7 +105,9 @@ class Store:
         return path
 
     def _attempt(self, work: Callable[[], Any]) -> tuple[list[Any], str]:
-        """What each rank's `work` returned, and the first rank's complaint if one failed: the same on all ranks."""
+        """What each rank's `work` returned, and the first rank's complaint if one failed: the same on all
+        ranks.
+        """
         try:
             mine = (work(), "")
         except (OSError, CheckpointError) as error:
@@ -117,13 +126,12 @@ class Store:
         fault("shards_done", step)
         return files
 
-    def _publish(
-        self, staging: Path, path: Path, files: list[dict[str, Any]], finish, facts: dict[str, Any]
-    ) -> None:
+    def _publish(self, staging: Path, path: Path, by_rank: list[list[dict[str, Any]]], finish, facts) -> None:
         step = step_of(path)
         fault("before_manifest", step)
         if self.rank == 0:
-            files = files + [_sealed(staging, name) for name in finish(staging)]
+            files = [file for files in by_rank for file in files]
+            files += [_sealed(staging, name) for name in finish(staging)]
             manifest.write(staging, format=FORMAT, step=step, files=files, **facts)
             for folder in {(staging / file["name"]).parent for file in files} | {staging}:
                 sync_folder(folder)
@@ -148,7 +156,9 @@ class Store:
             )
 
     def _prune(self, step: int, best: int | None) -> None:
-        """Remove all but the newest `keep` and the best. It cannot fail a save: what stays, the next save removes."""
+        """Remove all but the newest `keep` and the best. It cannot fail a save: what stays, the next save
+        removes.
+        """
         for path in self.published()[self.keep :]:
             if step_of(path) != best:
                 doomed = self.folder / f".removing_{path.name}"
@@ -161,7 +171,7 @@ class Store:
         for leftover in [*self.folder.glob(".saving_step_*"), *self.folder.glob(".removing_step_*")]:
             shutil.rmtree(leftover, ignore_errors=True)
 
-    # ---- choosing ------------------------------------------------------------------------------------------------
+    # ---- choosing ------------------------------------------------------------------------------------------
 
     def published(self) -> list[Path]:
         """Every published checkpoint, newest (highest step, whatever the clock says) first."""
@@ -169,9 +179,11 @@ class Store:
         return sorted(found, key=step_of, reverse=True)
 
     def newest(self) -> Path | None:
-        """The newest checkpoint that is whole; None if there is none at all. Damaged ones are listed in `damaged`.
+        """The newest checkpoint that is whole; None if there is none at all. Damaged ones are listed in
+        `damaged`.
 
-        CheckpointError if there are checkpoints and not one of them is whole: that is never a start from scratch.
+        CheckpointError if there are checkpoints and not one of them is whole: that is never a start from
+        scratch.
         """
         self.damaged = []
         for path in self.published():
@@ -195,10 +207,11 @@ class Store:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """The manifest of the checkpoint at `path`, after every file it lists was found with that size and sha256.
+    """The manifest of the checkpoint at `path`, after every file it lists was found with that size and
+    sha256.
 
-    CheckpointError names the first file that differs, with what was found and what was expected. No file outside of
-    `path` is opened, whatever the manifest says.
+    CheckpointError names the first file that differs, with what was found and what was expected. No file
+    outside of `path` is opened, whatever the manifest says.
     """
     facts = _manifest(path)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

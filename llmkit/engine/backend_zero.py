@@ -1,8 +1,9 @@
 """DeepSpeed ZeRO 1, 2 and 3: optimiser state, gradients and weights are split over the ranks.
 
-Each trained net is one engine around its phase module. DeepSpeed's own checkpoints, schedulers, accumulation and
-launcher are not used: it reduces, clips, steps and gathers. `_masters` below reads where it keeps the fp32 state, by
-private names that 0.19 has (hence the pin); tests/parity and tests/checkpoint prove it for every layout.
+Each trained net is one engine around its phase module. DeepSpeed's own checkpoints, schedulers, accumulation
+and launcher are not used: it reduces, clips, steps and gathers. `_masters` below reads where it keeps the
+fp32 state, by private names that 0.19 has (hence the pin); tests/parity and tests/checkpoint prove it for
+every layout.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ class Zero(Backend):
         double = [phase.name for phase in self.objective.phases if phase.double_backward]
         if self.stage == 3 and double:
             raise ConfigError(
-                f"parallel.backend: zero3 cannot differentiate twice, which phase {double[0]} does; use zero2 or ddp"
+                f"parallel.backend: zero3 cannot differentiate twice, as phase {double[0]} does; use zero2"
             )
         if self.stage < 3 and self.parallel.offload == "params":
             raise ConfigError("parallel.offload: params needs parallel.backend=zero3; use offload=optimizer")
@@ -53,23 +54,19 @@ class Zero(Backend):
         config = zero_config.render(self.stage, self.parallel, self.optims[net], numel)
         schema = self.deepspeed.runtime.zero.config.DeepSpeedZeroConfig.model_fields
         if unknown := zero_config.lint(config["zero_optimization"], schema):
-            warn(f"deepspeed {self.deepspeed.__version__} differs from what llmkit knows in {', '.join(unknown)}")
+            warn(f"deepspeed {self.deepspeed.__version__} has settings of its own: {', '.join(unknown)}")
         return config
 
     def _materialise(self, name: str, net: nn.Module) -> None:
-        """Give `net` its weights; at stage 3 each parameter is split over the ranks before the next one is made."""
-        if self.stage < 3 or name not in self.trained:
-            if any(p.is_meta for p in net.parameters()):
-                initialise(net, self.seed, self.device)
-            net.to(self.device)
-            return
-        partition = self.deepspeed.zero.Init(config_dict_or_path=self.configs[name], dtype=self._dtype())
+        """Give `net` its weights; at stage 3 each parameter is split before the next one is made."""
+        placed = {}
+        if self.stage == 3 and name in self.trained:
+            dtype = torch.bfloat16 if self.parallel.weights == "bf16" else torch.float32
+            split = self.deepspeed.zero.Init(config_dict_or_path=self.configs[name], dtype=dtype)
+            placed = {"placed": lambda p: split._convert_to_zero_parameters([p])}
         if any(p.is_meta for p in net.parameters()):
-            initialise(net, self.seed, self.device, lambda p: partition._convert_to_zero_parameters([p]))
+            initialise(net, self.seed, self.device, **placed)
         net.to(self.device)
-
-    def _dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.parallel.weights == "bf16" else torch.float32
 
     def _engine(self, net: str) -> nn.Module:
         engine, *_ = self.deepspeed.initialize(
@@ -77,7 +74,7 @@ class Zero(Backend):
         )
         return engine
 
-    # ---- one update --------------------------------------------------------------------------------------------
+    # ---- one update ----------------------------------------------------------------------------------------
 
     def autocast(self):
         """The engine enters autocast itself, as its config says."""
@@ -98,7 +95,7 @@ class Zero(Backend):
             torch.as_tensor(norm, dtype=torch.float32, device=self.device).detach(),
         )
 
-    # ---- state -------------------------------------------------------------------------------------------------
+    # ---- state ---------------------------------------------------------------------------------------------
 
     def pieces(self, net: str, writing: bool) -> Iterator[Piece]:
         state = self.optimizers[net].state
@@ -111,7 +108,9 @@ class Zero(Backend):
             for at in ranges:
                 if at.numel:
                     views = {"param": flat.detach(), **moments}
-                    here = {kind: view.view(-1).narrow(0, at.offset, at.numel) for kind, view in views.items()}
+                    here = {
+                        kind: view.view(-1).narrow(0, at.offset, at.numel) for kind, view in views.items()
+                    }
                     yield names[at.p], _shape(at.p), at.start, here
         yield from self._untrained(net, writing)
 
@@ -124,7 +123,12 @@ class Zero(Backend):
                 start = p.partition_numel() * self.rank
                 numel = max(0, min(p.partition_numel(), p.ds_numel - start))
                 if numel:
-                    yield name, p.ds_shape, start, {"param": p.ds_tensor.detach().view(-1).narrow(0, 0, numel)}
+                    yield (
+                        name,
+                        p.ds_shape,
+                        start,
+                        {"param": p.ds_tensor.detach().view(-1).narrow(0, 0, numel)},
+                    )
             elif not writing or i % self.world == self.rank:
                 yield name, p.shape, 0, {"param": p.detach().view(-1)}
 
@@ -164,11 +168,13 @@ class Zero(Backend):
             engine.destroy()
 
 
-# ---- where DeepSpeed 0.19 keeps the fp32 state -------------------------------------------------------------------
+# ---- where DeepSpeed 0.19 keeps the fp32 state -------------------------------------------------------------
 
 
 class Range(NamedTuple):
-    """`numel` elements of parameter `p` from its element `start` on lie in a flat master from its `offset` on."""
+    """`numel` elements of parameter `p` from its element `start` on lie in a flat master from its `offset`
+    on.
+    """
 
     p: nn.Parameter
     offset: int
@@ -191,7 +197,9 @@ def _masters(zero) -> Iterator[tuple[torch.Tensor, list[Range]]]:
         yield (
             flat,
             [
-                Range(p, m.hp_fragment_address.start, m.lp_fragment_address.start, m.hp_fragment_address.numel)
+                Range(
+                    p, m.hp_fragment_address.start, m.lp_fragment_address.start, m.hp_fragment_address.numel
+                )
                 for p, m in mapped
             ],
         )
@@ -211,17 +219,21 @@ def _shape(p: nn.Parameter) -> torch.Size:
 
 
 def _deepspeed(device: torch.device):
-    """The library, told where to run and to keep its lines out of the terminal. ConfigError if it is not 0.19."""
+    """The library, told where to run and to keep its lines out of the terminal. ConfigError if it is not
+    0.19.
+    """
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
 
     if not deepspeed.__version__.startswith(PIN):
-        raise ConfigError(f"parallel.backend: ZeRO needs deepspeed=={PIN}*, this is {deepspeed.__version__}; install it")
+        raise ConfigError(
+            f"parallel.backend: ZeRO needs deepspeed=={PIN}*, this is {deepspeed.__version__}; install it"
+        )
     deepspeed.utils.logger.handlers = [logging.NullHandler()]
     deepspeed.utils.logger.propagate = True  # to the handlers of the run, if it has any
     # Used for inference alone; building it takes a compiler and half a minute.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm_op"] = False
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = deepspeed.accelerator.get_accelerator().communication_backend_name()
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return deepspeed

@@ -48,7 +48,8 @@ class AdamW(torch.optim.AdamW):
 
 def decays(name: str, p: nn.Parameter) -> bool:
     """Weight decay is for matrices; not for norms, biases and embeddings."""
-    return p.ndim > 1 and "embed" not in name
+    shape = getattr(p, "ds_shape", p.shape)  # ZeRO-3 leaves a split parameter one dimension and keeps its shape here
+    return len(shape) > 1 and "embed" not in name
 
 
 def build(net: nn.Module, settings: Optim) -> AdamW:

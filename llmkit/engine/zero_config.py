@@ -1,7 +1,8 @@
-"""The one dict that DeepSpeed is given. Every key is written out, since defaults have changed between releases.
+"""The one dict that DeepSpeed is given. Every key is written out, since defaults have changed between
+releases.
 
-Nothing here is left to DeepSpeed's taste: what it would derive, average, scale, print or overlap is stated, and `lint`
-names every key of its schema that this file does not know yet.
+Nothing here is left to DeepSpeed's taste: what it would derive, average, scale, print or overlap is stated,
+and `lint` names every key of its schema that this file does not know yet.
 """
 
 from typing import Any
@@ -9,23 +10,25 @@ from typing import Any
 from llmkit.engine.recipe import Optim, Parallel
 
 DEPRECATED = {
-    "cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory", "stage3_gather_fp16_weights_on_model_save",
-    "elastic_checkpoint", "legacy_stage1",
+    "cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory", "elastic_checkpoint", "legacy_stage1",
+    "stage3_gather_fp16_weights_on_model_save",
 }  # fmt: skip
 """Keys of DeepSpeed's schema that it wants nobody to write any more."""
 
 MAX_BUCKET = 200_000_000
-"""Elements that are reduced or gathered at once: 0.8 GB in fp32, which keeps a link busy; less for small nets."""
+"""Elements that are reduced or gathered at once: 0.8 GB in fp32, which keeps a link busy; less for small
+nets.
+"""
 
 
 def render(stage: int, parallel: Parallel, optim: Optim, numel: int, micro_rows: int = 1) -> dict[str, Any]:
     """The DeepSpeed config of one network of `numel` parameters at ZeRO `stage` (1, 2 or 3)."""
-    bucket = max(1, min(MAX_BUCKET, numel))
+    bucket = min(MAX_BUCKET, numel + numel % 2)  # gathers start at multiples of 2 elements
     pure_bf16 = parallel.weights == "bf16"
     return {
         "train_micro_batch_size_per_gpu": micro_rows,
         "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,  # step() is the boundary: any number of micro-batches, no division
+        "managed_gradient_accumulation": False,  # step() is the boundary; no division
         "gradient_clipping": optim.clip,
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
@@ -68,7 +71,7 @@ def zero(stage: int, offload: str, bucket: int) -> dict[str, Any]:
         "use_multi_rank_bucket_allreduce": True,
         "allgather_partitions": True,
         "allgather_bucket_size": bucket,
-        "overlap_comm": False,  # gradients of earlier releases were wrong with it; parity has not been shown on a GPU
+        "overlap_comm": False,  # earlier releases had wrong gradients with it; no parity shown on a GPU yet
         "compute_grad_norm": True,
         "load_from_fp32_weights": True,
         "offload_param": {**host, "buffer_count": 5, "buffer_size": bucket} if offload == "params" else None,
@@ -76,7 +79,7 @@ def zero(stage: int, offload: str, bucket: int) -> dict[str, Any]:
         "zenflow": None,
         "sub_group_size": 10**9,
         "stage3_prefetch_bucket_size": bucket // 4,
-        "stage3_param_persistence_threshold": 0,  # restoring is bit-exact only if every parameter is partitioned
+        "stage3_param_persistence_threshold": 0,  # restoring is bit-exact only if every parameter is split
         "stage3_model_persistence_threshold": 0,
         "stage3_max_live_parameters": 10**9,
         "stage3_max_reuse_distance": 10**9,
@@ -102,6 +105,8 @@ def zero(stage: int, offload: str, bucket: int) -> dict[str, Any]:
 
 
 def lint(section: dict[str, Any], schema: dict[str, Any]) -> list[str]:
-    """Keys of `schema` (pydantic's `model_fields`) that `section` leaves to a default, and keys that it made up."""
+    """Keys of `schema` (pydantic's `model_fields`) that `section` leaves to a default, and keys that it made
+    up.
+    """
     known = {field.alias or name for name, field in schema.items()} - DEPRECATED
     return sorted(known ^ set(section))
