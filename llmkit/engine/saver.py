@@ -74,7 +74,8 @@ class Saver:
         self.meter.count()
         path = self.store.save(
             done,
-            lambda staging: self._write(staging, done),
+            lambda staging: [fragments.write(staging, self.backend.rank, self._pieces(writing=True), done)],
+            lambda staging: self._finish(staging, done),
             best=self.best["step"] if self.run.best and self.best else None,
             recipe=manifest.digest(self.recipe.model_dump(mode="json")),
             tokenizer=self.lineage.get("tokenizer"),
@@ -97,12 +98,8 @@ class Saver:
         self.best = {"step": done, "metric": name, "value": value}
         return True
 
-    def _write(self, staging: Path, done: int) -> list[str]:
-        files = [fragments.write(staging, self.backend.rank, self._pieces(writing=True), done)]
-        dist.barrier("save")
-        if self.backend.rank:
-            return files
-        files.append(fragments.write_index(staging))
+    def _finish(self, staging: Path, done: int) -> list[str]:
+        """What rank 0 adds when all ranks have written their fragments."""
         state = {
             "step": done,
             "optimizer_steps": {net: self.backend.steps_taken(net) for net in self.backend.trained},
@@ -114,7 +111,7 @@ class Saver:
         manifest.write_json(staging / "state.json", state)
         manifest.write_json(staging / "lineage.json", self.lineage)
         (staging / "recipe.yaml").write_text(config.dump(self.recipe))
-        files += ["state.json", "lineage.json", "recipe.yaml"]
+        files = [fragments.write_index(staging), "state.json", "lineage.json", "recipe.yaml"]
         if self.tokenizer:
             shutil.copytree(self.tokenizer, staging / "tokenizer")
             files += [p.relative_to(staging).as_posix() for p in sorted((staging / "tokenizer").rglob("*")) if p.is_file()]
