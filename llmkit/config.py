@@ -10,7 +10,8 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from types import UnionType
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -203,17 +204,23 @@ def load(model: type[S], name: str, assignments=(), quick: bool = False, folder:
 
 def _settings_class(field, value) -> type[Section] | None:
     """The Section class that will validate `value` in `field`, if it is a section at all."""
-    component = next((m for m in field.metadata if isinstance(m, Component)), None)
+    component = _component(field, (Union, UnionType))
     if component and isinstance(value, dict) and isinstance(value.get("name"), str):
         return registry.find(component.kind, value["name"]).Settings
     kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
 
 
+def _component(field, origins: tuple) -> Component | None:
+    """The Component that annotates `field`, or a part of its type if that is made by one of `origins`."""
+    parts = get_args(field.annotation) if get_origin(field.annotation) in origins else ()
+    marks = [*([] if dict in origins else field.metadata), *(m for p in parts for m in getattr(p, "__metadata__", ()))]
+    return next((mark for mark in marks if isinstance(mark, Component)), None)
+
+
 def _labelled(field, value) -> dict[str, type[Section]]:
     """{label: Section class} where `field` maps labels to components, as a suite's tasks do."""
-    annotated = getattr(field.annotation, "__args__", ())[-1:]
-    component = next((m for a in annotated for m in getattr(a, "__metadata__", ()) if isinstance(m, Component)), None)
+    component = _component(field, (dict,))
     named = value.items() if component and isinstance(value, dict) else ()
     return {
         label: registry.find(component.kind, inner["name"]).Settings

@@ -209,7 +209,7 @@ def measure(folder: Path, case: dict, tensors: dict) -> dict:
         case_dir = Path(name)
         (case_dir / "case.json").write_text(json.dumps(case))
         save_file(tensors, case_dir / "case.safetensors")
-        command = [sys.executable, "-P", str(Path(__file__).with_name("reload.py")), str(folder), name]
+        command = [sys.executable, "-P", str(Path(__file__).with_name("reload.py")), str(folder.resolve()), name]
         child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, cwd=name)
         if child.returncode:
             last = (child.stderr.strip().splitlines() or [f"exit {child.returncode}"])[-1]
