@@ -1,0 +1,117 @@
+"""Batched generation with a key/value cache: greedy or sampled, the same tokens however rows are batched or padded.
+
+    prompts ─► left-padded (padding is segment 0) ─► hidden ─► next-token logits ─► choose ─► append ─► ...
+
+Every row draws from its own stream, keyed by (seed, row key), one uniform number a token: a row's reply does not depend
+on which rows stand beside it.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from llmkit.errors import ConfigError
+
+
+@torch.no_grad()
+def generate(net: nn.Module, prompts: Sequence[Sequence[int]], max_new: int, **options) -> list[list[int]]:
+    """The replies to `prompts` (token ids), without the prompts and without the stop token.
+
+    A reply has at most `max_new` tokens. The options are those of `stream`.
+    """
+    replies: list[list[int]] = [[] for _ in prompts]
+    for tokens in stream(net, prompts, max_new, **options):
+        for reply, token in zip(replies, tokens, strict=True):
+            if token is not None:
+                reply.append(token)
+    return replies
+
+
+@torch.no_grad()
+def stream(
+    net: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    max_new: int,
+    *,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    stop: Sequence[int] = (),
+    seed: int = 0,
+    keys: Sequence[int] | None = None,
+    cache: bool = True,
+) -> Iterator[list[int | None]]:
+    """Yield the next token of every row, None for rows that have ended, until all have ended or `max_new` is reached.
+
+    `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole distribution; `keys` name the rows' random streams
+    (default: their index). `cache=False` recomputes everything for each token: for nets that have no `past`.
+    Raises ConfigError for an empty prompt.
+    """
+    if not all(prompts):
+        raise ConfigError("generate: a prompt without a token; begin it with the tokenizer's BOS")
+    was_training = net.training
+    net.eval()
+    try:
+        yield from _steps(net, prompts, max_new, _Sampler(temperature, top_k, top_p), stop, seed, keys, cache)
+    finally:
+        net.train(was_training)
+
+
+def _steps(net, prompts, max_new, sampler, stop, seed, keys, cache):
+    device = next(net.parameters()).device
+    tokens, segments = (x.to(device) for x in pad_left(prompts))
+    rows, length = tokens.shape
+    streams = [_stream(seed, key) for key in (range(rows) if keys is None else keys)]
+    past = net.past(rows, length + max_new) if cache and hasattr(net, "past") else None
+    alive = [True] * rows
+    for _ in range(max_new):
+        hidden = net.hidden(tokens, segments) if past is None else net.hidden(tokens, segments, past)
+        uniform = torch.tensor([torch.rand((), generator=g, dtype=torch.float64).item() for g in streams])
+        chosen = sampler(net.logits(hidden[:, -1:])[:, 0].float().cpu(), uniform)
+        ids = chosen.tolist()
+        alive = [on and token not in stop for on, token in zip(alive, ids, strict=True)]
+        if not any(alive):
+            return
+        yield [token if on else None for on, token in zip(alive, ids, strict=True)]
+        new, one = chosen.to(device)[:, None], torch.ones(rows, 1, dtype=torch.int32, device=device)
+        if past is None:
+            tokens, segments = torch.cat([tokens, new], 1), torch.cat([segments, one], 1)
+        else:
+            tokens, segments = new, one
+
+
+def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Prompts of any lengths as tokens (B, T) int64 and segments (B, T) int32: 0 on the padding, then 1."""
+    longest = max(map(len, prompts))
+    tokens = torch.zeros(len(prompts), longest, dtype=torch.int64)
+    segments = torch.zeros(len(prompts), longest, dtype=torch.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
+        segments[row, longest - len(prompt) :] = 1
+    return tokens, segments
+
+
+class _Sampler:
+    """(B, V) logits and (B,) uniform numbers -> (B,) token ids."""
+
+    def __init__(self, temperature: float, top_k: int, top_p: float):
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+
+    def __call__(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        p, ids = (logits.double() / self.temperature).softmax(-1).sort(stable=True, dim=-1, descending=True)
+        if self.top_k:
+            p[:, self.top_k :] = 0
+        below = p.cumsum(-1) - p  # the mass of the more likely tokens; the likeliest token is always kept
+        p[below >= self.top_p] = 0
+        mass = p.cumsum(-1)
+        pick = (mass <= uniform[:, None] * mass[:, -1:]).sum(-1)
+        return ids.gather(1, pick.clamp(max=ids.shape[1] - 1)[:, None])[:, 0]
+
+
+def _stream(seed: int, key: int) -> torch.Generator:
+    digest = hashlib.blake2b(f"{seed}\x1fgenerate\x1f{key}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -1,0 +1,107 @@
+"""How large a text model is and what it costs: parameters, floating-point operations, memory, and peak speeds.
+
+Model FLOPs utilisation = FLOPs per token x tokens per second / peak FLOPs per second; where the peak is not known it is
+None and is reported as "unknown", never as a guess.
+"""
+
+import re
+
+from torch import nn
+
+
+def parameters(net: nn.Module) -> int:
+    """Number of parameters, tied ones once. Works on the meta device."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def parameters_of(settings) -> int:
+    """Number of parameters of a `Decoder` with these `settings`, without building it."""
+    s = settings
+    norms = (2 * s.layers + 1) * s.width
+    return s.vocab_size * s.width * (1 if s.tie else 2) + s.layers * _matrices(s) + norms
+
+
+def _matrices(s) -> int:
+    """Entries of the matrices of one block."""
+    attention = s.width * s.head_dim * (2 * s.heads + 2 * s.kv_heads)
+    return attention + 3 * s.width * s.mlp_dim
+
+
+def flops_per_token(settings, seq_len: int, training: bool = True) -> float:
+    """Floating-point operations of the matrix products, per token of a row of `seq_len` tokens in one document.
+
+    Forward: 2 per matrix entry (output layer included, embedding look-up not) + 4 H K (T + 1)/2 per layer for causal
+    scores and values; the backward costs twice the forward. Recomputation is not counted (Chowdhery et al. 2022, app. B).
+    """
+    s = settings
+    products = 2 * (s.layers * _matrices(s) + s.vocab_size * s.width)
+    attention = s.layers * 4 * s.heads * s.head_dim * (seq_len + 1) / 2
+    return (3 if training else 1) * (products + attention)
+
+
+def memory_bytes(settings, rows: int, seq_len: int, *, shards: int = 1, zero: int = 0, bf16: bool = True) -> dict:
+    """Estimated bytes a rank needs to train with AdamW: {weights, gradients, optimizer, activations, logits, total}.
+
+    fp32 master weights, two fp32 moments, fp32 gradients; `zero` stage over `shards` ranks. Activations are what autograd
+    keeps of `rows` x `seq_len` tokens, `recompute` taken into account. Kernels' workspaces are not in it.
+    """
+    from llmkit.models.crossentropy import PLAIN_LOGITS
+
+    s, n = settings, parameters_of(settings)
+    tokens, wide = rows * seq_len, 2 if bf16 else 4
+    kept = {
+        "none": 4 * 4 * s.width + wide * (2 * s.width + 3 * s.heads * s.head_dim + 4 * s.mlp_dim),
+        "selective": 4 * s.width + wide * (3 * s.heads * s.head_dim + 3 * s.mlp_dim + s.width),
+        "full": 4 * s.width,
+    }[s.recompute]
+    share = {
+        "weights": 4 * n / (shards if zero >= 3 else 1),
+        "gradients": 4 * n / (shards if zero >= 2 else 1),
+        "optimizer": 8 * n / (shards if zero >= 1 else 1),
+        "activations": tokens * (s.layers * kept + 4 * s.width),
+        "logits": 2 * (4 + wide) * min(tokens * s.vocab_size, PLAIN_LOGITS),
+    }
+    return {name: int(b) for name, b in share.items()} | {"total": int(sum(share.values()))}
+
+
+PEAK_TFLOPS = (
+    (r"\bMIG\b", None),  # a slice of a device
+    (r"H200 NVL", 835.5),
+    (r"H200", 989.4),  # GH200 too
+    (r"H100 NVL", 835.5),
+    (r"H100 PCIe", 756.5),
+    (r"H100", 989.4),  # "NVIDIA H100 80GB HBM3" is the SXM5 board
+    (r"H20\b", 148.0),
+    (r"H800 PCIe", 756.5),
+    (r"H800", 989.4),
+    (r"\bB200", 2250.0),
+    (r"A100", 312.0),
+    (r"A800", 312.0),
+    (r"\bA10\b", 125.0),
+    (r"\bA40\b", 149.7),
+    (r"RTX A6000", 154.8),
+    (r"L40S", 362.0),
+    (r"\bL40\b", 181.0),
+    (r"\bL4\b", 121.0),
+    (r"RTX 4090(?! D)", 165.2),
+    (r"RTX 3090", 71.0),
+    (r"MI300X", 1307.4),
+    (r"MI325X", 1307.4),
+    (r"MI300A", 980.6),
+    (r"MI250X", 383.0),
+)
+"""Peak dense bf16 rate by device name, first match wins: the makers' data sheets, without structured sparsity."""
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Peak dense bf16 FLOPs per second of a device by the name torch gives it; None where it is not known."""
+    for pattern, tera in PEAK_TFLOPS:
+        if re.search(pattern, device_name):
+            return tera and tera * 1e12
+    return None
+
+
+def utilisation(settings, seq_len: int, tokens_per_s: float, device_name: str) -> float | None:
+    """Model FLOPs utilisation, 0..1; None where the device's peak is not known."""
+    peak = peak_flops(device_name)
+    return None if peak is None else flops_per_token(settings, seq_len) * tokens_per_s / peak
