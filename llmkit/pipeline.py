@@ -38,7 +38,7 @@ class Pipeline(Section):
 
 def run(name: str, assignments: dict[str, Any], options: verbs.Options) -> Path:
     """Run the pipeline called `name` to its end -> its report. Stages that are done are not run again."""
-    pipeline = config.load(Pipeline, name)
+    pipeline = config.load(Pipeline, name, folder="recipes/pipeline")
     assignments = dict(assignments)
     out = Path(str(assignments.pop("out", f"runs/{Path(name).stem}")))
     asked = _by_stage(pipeline, assignments)
