@@ -8,6 +8,7 @@ Parameter names and arithmetic are those of Hugging Face's LlamaModel, so that e
 """
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,17 @@ def block_diagonal(segments: Tensor, queries: int | None = None) -> Tensor:
     same = segments[:, :, None] == segments[:, None, :]
     causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
     return (same & causal)[:, None, T - (queries or T) :]
+
+
+def flex_mask(segments: Tensor):
+    """The same rule as `block_diagonal`, as a FlexAttention BlockMask: whole blocks outside a document are skipped."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def allowed(b, h, q, k):
+        return (q >= k) & (segments[b, q] == segments[b, k])
+
+    B, T = segments.shape
+    return create_block_mask(allowed, B, None, T, T, device=segments.device)
 
 
 def rope(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -95,6 +107,10 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
+SHORT = 512
+"""Up to this row length attention on a CPU is written out: torch's fused CPU kernel takes three times as long."""
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
     """Softmax attention: q (B, H, T, K), k and v (B, G, S, K) -> (B, H, T, K); `mask` as in `Attention.forward`."""
     grouped = q.shape[1] != k.shape[1]
@@ -102,10 +118,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
         from torch.nn.attention.flex_attention import flex_attention
 
         return flex_attention(q, k, v, block_mask=mask, enable_gqa=grouped)
-    if grouped and q.device.type == "cpu":  # the CPU's fused kernel knows no groups
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    if q.device.type == "cpu":
+        if grouped:  # the CPU's kernels know no groups
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        if k.shape[2] <= SHORT:
+            return _attend_short(q, k, v, mask)
         grouped = False
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+
+
+def _attend_short(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """`attend` with all scores in memory (B, H, T, S)."""
+    if mask is None:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+    return scores.float().masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype) @ v
 
 
 class SwiGLU(nn.Module):
@@ -145,11 +172,14 @@ class Block(nn.Module):
 # ---- initialisation ----------------------------------------------------------------------------------------------
 
 
-def initialise(net: nn.Module, seed: int, device: torch.device | str | None = None) -> nn.Module:
+def initialise(
+    net: nn.Module, seed: int, device: torch.device | str | None = None, placed: Callable = lambda p: None
+) -> nn.Module:
     """Give every parameter of `net` its initial value, a function of (seed, its name) alone; returns `net`.
 
     Parameters on the meta device are materialised one by one on `device` (default: the CPU). The draws are made on the
-    CPU in fp32, so any device, rank and order of construction gets the same weights.
+    CPU in fp32, so any device, rank and order of construction gets the same weights. `placed(p)` is called when `p` has
+    its value and before the next one is made: ZeRO-3 splits it over the ranks there.
     """
     for name, p in list(net.named_parameters()):
         if p.is_meta:
@@ -157,6 +187,7 @@ def initialise(net: nn.Module, seed: int, device: torch.device | str | None = No
             p = nn.Parameter(torch.empty_like(p, device=device or "cpu"), requires_grad=p.requires_grad)
             setattr(net.get_submodule(owner), leaf, p)
         net.init_param(name, p, draws(seed, name))
+        placed(p)
     return net
 
 

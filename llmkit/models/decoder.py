@@ -6,8 +6,9 @@
 Letters as in blocks.py, V vocabulary. Exports exactly to Hugging Face's LlamaForCausalLM (models/hf).
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from llmkit.config import Any, Field, Literal, Section
 from llmkit.errors import ConfigError
-from llmkit.models.blocks import Block, RMSNorm, block_diagonal, fill_normal, positions, rope
+from llmkit.models.blocks import Block, RMSNorm, block_diagonal, fill_normal, flex_mask, positions, rope
 from llmkit.models.crossentropy import IGNORED, linear_cross_entropy
 from llmkit.models.past import Past
 from llmkit.registry import register
@@ -88,8 +89,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(s) for _ in range(s.layers))
         self.norm = RMSNorm(s.width, s.norm_eps)
         self.lm_head = None if s.tie else nn.Linear(s.width, s.vocab_size, bias=False)
-        self._nll = self._token_nll
-        self._flex = False
+        self._compiled: _Compiled | None = None
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
         """Fill one parameter: norms with 1, matrices from N(0, init_std), residual outputs scaled down by depth."""
@@ -106,18 +106,31 @@ class Decoder(nn.Module):
         `segments` (B, T): documents do not see each other and positions restart; None = one document per row.
         `past`: continue behind what it holds, and add to it (blocks of new tokens of any length).
         """
+        return self.norm(self._stack(tokens, segments, past))
+
+    def _stack(self, tokens: Tensor, segments: Tensor | None, past: Past | None = None) -> Tensor:
         if past is not None:
             segments = past.append(tokens, segments)
+        fast = self._compiled if past is None and torch.is_grad_enabled() else None
         T = tokens.shape[1]
         if segments is None:
             place, mask = torch.arange(T, device=tokens.device)[None], None
         else:
-            place, mask = positions(segments)[:, -T:], self._mask(segments, T)
+            place = positions(segments)[:, -T:]
+            mask = flex_mask(segments) if fast and tokens.is_cuda else block_diagonal(segments, T)
         turn = rope(place, self.settings.head_dim, self.settings.rope_theta)
         x = self.embed_tokens(tokens)
-        for i, block in enumerate(self.layers):
-            x = self._run(block, x, turn, mask) if past is None else block(x, turn, mask, past.layers[i])
-        return self.norm(x)
+        for i, block in enumerate(fast.blocks if fast else self.layers):
+            x = self._recomputed(block, x, turn, mask) if past is None else block(x, turn, mask, past.layers[i])
+        return x
+
+    def _recomputed(self, block, x, turn, mask):
+        if self.settings.recompute == "none" or not torch.is_grad_enabled():
+            return block(x, turn, mask)
+        if self.settings.recompute == "full":
+            return checkpoint(block, x, turn, mask, use_reentrant=False)
+        keep = partial(create_selective_checkpoint_contexts, _keep_products)
+        return checkpoint(block, x, turn, mask, use_reentrant=False, context_fn=keep)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, V)"""
@@ -130,10 +143,11 @@ class Decoder(nn.Module):
 
     def nll(self, tokens: Tensor, segments: Tensor | None, labels: Tensor) -> Tensor:
         """Negative log-likelihood of `labels` (already shifted, -100 = none): (B, T) fp32, 0 where there is no label."""
-        return self._nll(tokens, segments, labels)
+        tail = self._compiled.tail if self._compiled and torch.is_grad_enabled() else self._tail
+        return tail(self._stack(tokens, segments), labels)
 
-    def _token_nll(self, tokens, segments, labels):
-        return linear_cross_entropy(self.hidden(tokens, segments), self.output_weight, labels)
+    def _tail(self, x: Tensor, labels: Tensor) -> Tensor:
+        return linear_cross_entropy(self.norm(x), self.output_weight, labels)
 
     def past(self, rows: int, size: int) -> Past:
         """An empty cache for `rows` rows of at most `size` positions, to be passed to `hidden`."""
@@ -141,35 +155,20 @@ class Decoder(nn.Module):
         return Past(s.layers, rows, size, s.kv_heads, s.head_dim, like.device)
 
     def compile(self, mode: str = "default") -> None:
-        """Compile what training runs: the whole `nll` on a CPU, each block on a GPU (blocks share one compilation).
+        """Compile what runs under gradients: the block, once for all layers, and the loss behind the last of them.
 
-        Shapes are taken as fixed: each new (B, T) compiles again. Generation and `hidden` are not affected on a CPU.
+        A whole-model graph is 2 % faster on a CPU and takes three times as long to compile. Shapes are taken as fixed:
+        each new (B, T) compiles again. Evaluation and generation stay eager.
         """
-        if self.norm.weight.device.type == "cpu":
-            self._nll = torch.compile(self._token_nll, mode=mode, dynamic=False)
-            return
-        self._flex = True
-        for block in self.layers:
-            block.compile(mode=mode, dynamic=False)
+        fast = partial(torch.compile, mode=mode, dynamic=False)
+        self._compiled = _Compiled([fast(block) for block in self.layers], fast(self._tail))
 
-    def _mask(self, segments: Tensor, queries: int):
-        if not self._flex or queries != segments.shape[1]:
-            return block_diagonal(segments, queries)
-        from torch.nn.attention.flex_attention import create_block_mask
 
-        def allowed(b, h, q, k):
-            return (q >= k) & (segments[b, q] == segments[b, k])
+class _Compiled(NamedTuple):
+    """The compiled twins of a decoder's parts, in a tuple so that nn.Module does not list their parameters again."""
 
-        B, T = segments.shape
-        return create_block_mask(allowed, B, None, T, T, device=segments.device)
-
-    def _run(self, block, x, turn, mask):
-        if self.settings.recompute == "none" or not torch.is_grad_enabled():
-            return block(x, turn, mask)
-        if self.settings.recompute == "full":
-            return checkpoint(block, x, turn, mask, use_reentrant=False)
-        keep = partial(create_selective_checkpoint_contexts, _keep_products)
-        return checkpoint(block, x, turn, mask, use_reentrant=False, context_fn=keep)
+    blocks: list
+    tail: Callable
 
 
 _EXPENSIVE = {

@@ -23,7 +23,6 @@ class ScoreNet(nn.Module):
         self.settings = trunk.settings
         self.trunk.lm_head = None
         self.score = nn.Linear(trunk.settings.width, 1, bias=False)
-        self._scores = self._token_scores
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
         """Fill one parameter: the trunk's as the trunk does, whatever run it is in; the head's row with 0."""
@@ -38,17 +37,11 @@ class ScoreNet(nn.Module):
 
     def scores(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """The score of the text up to each position: (B, T) fp32."""
-        return self._scores(tokens, segments)
-
-    def _token_scores(self, tokens, segments):
         return F.linear(self.hidden(tokens, segments), self.score.weight)[..., 0].float()
 
     def compile(self, mode: str = "default") -> None:
-        """Compile what training runs: all of `scores` on a CPU, the trunk's blocks on a GPU."""
-        if self.score.weight.device.type == "cpu":
-            self._scores = torch.compile(self._token_scores, mode=mode, dynamic=False)
-        else:
-            self.trunk.compile(mode)
+        """Compile the trunk's part of training."""
+        self.trunk.compile(mode)
 
 
 def with_head(net: nn.Module, head: str) -> nn.Module:
