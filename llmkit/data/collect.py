@@ -218,5 +218,5 @@ def _result(out: Path, books: dict[str, Book]) -> dict[str, Any]:
         "fingerprint": digest.hexdigest(),
         "counts": {**totals, "rejected": dict(rejected.most_common())},
         "by_source": by_source,
-        "licences": {label: book.licence for label, book in books.items()},
+        "licences": {label: {"licence": b.licence, "origin": b.origin} for label, b in books.items()},
     }
