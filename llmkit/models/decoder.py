@@ -46,7 +46,7 @@ class Settings(Section):
         "none", description="activation checkpointing: selective keeps products and attention, full keeps nothing"
     )
     quick_values: ClassVar[dict] = {
-        "width": 32, "layers": 2, "heads": 2, "kv_heads": None, "head_dim": None, "mlp_dim": None, "context": 64,
+        "width": 32, "layers": 2, "heads": 2, "kv_heads": None, "head_dim": None, "mlp_dim": None, "context": 128,
     }  # fmt: skip
 
     @model_validator(mode="before")
