@@ -1,7 +1,8 @@
 """`llmkit chat CKPT`: talk to a model in the terminal; replies appear as they are generated.
 
-    you> a line       ─► history + chat template ─► stream of tokens ─► text as soon as its bytes are complete
-    /reset  /undo  /temperature X  /help  /exit
+    you> a line ─► history + chat template ─► stream of tokens ─► text as soon as its bytes are complete
+
+The conversation (history, what is forgotten, how a reply is drawn) is a class; the terminal is thin.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from llmkit import dist
 from llmkit.errors import ConfigError
-from llmkit.generating import check
+from llmkit.generating import checked
 from llmkit.models.generate import stream
 from llmkit.opened import Opened, open_model
 from llmkit.tokenizer import chat as template
@@ -21,7 +22,7 @@ HELP = "/reset forgets the conversation, /undo the last exchange, /temperature X
 
 @dataclass
 class Conversation:
-    """Messages so far and how the next reply is drawn. The oldest exchanges are forgotten when the context is full."""
+    """Messages so far, and how the next reply is drawn. A full context forgets the oldest exchanges."""
 
     opened: Opened
     system: str | None = None
@@ -48,9 +49,15 @@ class Conversation:
         tokenizer, ids, said = self.opened.tokenizer, [], ""
         room = self.opened.net.settings.context - len(prompt)
         steps = stream(
-            self.opened.net, [prompt], min(self.max_tokens, room), temperature=self.temperature, top_p=self.top_p,
-            stop=template.stop_ids(tokenizer), seed=self.seed, keys=[len(self.messages)],
-        )  # fmt: skip
+            self.opened.net,
+            [prompt],
+            min(self.max_tokens, room),
+            temperature=self.temperature,
+            top_p=self.top_p,
+            stop=template.stop_ids(tokenizer),
+            seed=self.seed,
+            keys=[len(self.messages)],
+        )
         for (token,) in steps:
             ids.append(token)
             text_so_far = tokenizer.decode(ids)
@@ -62,7 +69,7 @@ class Conversation:
         self.messages = [*asked, {"role": "assistant", "content": whole}]
 
     def _prompt(self, messages: list[dict[str, str]]) -> list[int]:
-        """Ids of `messages`, less the oldest exchanges as far as the context has no room for them and a reply."""
+        """Ids of `messages`, less the oldest exchanges that leave no room for a reply in the context."""
         context = self.opened.net.settings.context
         reserve = min(self.max_tokens, context // 4)
         system = [{"role": "system", "content": self.system}] if self.system else []
@@ -72,7 +79,9 @@ class Conversation:
             if len(ids) + reserve <= context:
                 return ids
             if self.forgotten + 2 > len(messages) - 1:
-                raise ConfigError(f"message: {len(ids)} tokens leave no room in a context of {context}; shorten it")
+                raise ConfigError(
+                    f"message: {len(ids)} tokens leave no room in a context of {context}; shorten"
+                )
             self.forgotten += 2
 
 
@@ -81,15 +90,14 @@ def chat(
     *,
     temperature: float = 0.7,
     top_p: float = 0.95,
-    max_tokens: int | None = None,
+    max_tokens: int = 256,
     seed: int = 0,
     system: str | None = None,
     device: str = "auto",
 ) -> None:
     """Converse with the language model in `ckpt` until /exit, end of input or ctrl-c."""
     opened = open_model(ckpt, head="lm", device=dist.start(device))
-    max_tokens = max_tokens or min(256, opened.net.settings.context // 2)
-    check(opened, max_tokens, temperature, top_p)
+    max_tokens = checked(opened, max_tokens, temperature, top_p)
     template.stop_ids(opened.tokenizer)  # DataError here and now if there is no chat template
     talk = Conversation(opened, system, temperature, top_p, max_tokens, seed)
     console = Console(highlight=False)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from llmkit import dist
 from llmkit.errors import ConfigError
 from llmkit.eval.replies import continuations, replies
+from llmkit.log import warn
 from llmkit.opened import Opened, open_model
 
 
@@ -19,13 +20,13 @@ def generate(
     chat: bool = False,
     device: str = "auto",
 ) -> list[str]:
-    """What the language model in `ckpt` writes after each prompt, without the prompt; at most `max_tokens` tokens.
+    """What the language model in `ckpt` writes after each prompt: at most `max_tokens` tokens.
 
-    `temperature` 0 is greedy. With `chat` a prompt is a user's message, put through the tokenizer's chat template.
-    A prompt that does not fit into the context with its reply loses its beginning.
+    `temperature` 0 is greedy. With `chat` a prompt is a user's message, put through the chat template. A
+    prompt that does not fit into the context with its reply loses its beginning.
     """
     opened = open_model(ckpt, head="lm", device=dist.start(device))
-    check(opened, max_tokens, temperature, top_p)
+    max_tokens = checked(opened, max_tokens, temperature, top_p)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}
     if chat:
@@ -34,14 +35,21 @@ def generate(
     return continuations(opened, prompts, max_tokens, **options)
 
 
-def check(opened: Opened, max_tokens: int, temperature: float, top_p: float) -> None:
-    """ConfigError if the model cannot write text, or the options are not what they should be."""
-    context = opened.net.settings.context
+def checked(opened: Opened, max_tokens: int, temperature: float, top_p: float) -> int:
+    """How many tokens to write: `max_tokens`, or half of a context too short for that, with a warning.
+
+    ConfigError if the model cannot write text, or the options are not what they should be.
+    """
     if opened.tokenizer is None:
-        raise ConfigError(f"{opened.path}: has no tokenizer, so it cannot read a prompt; add tokenizer files to it")
-    if not 0 < max_tokens < context:
-        raise ConfigError(f"--max-tokens: {max_tokens} has to be from 1 to {context - 1}, the context less a prompt")
+        raise ConfigError(f"{opened.path}: has no tokenizer to read a prompt with; add tokenizer files to it")
+    if max_tokens < 1:
+        raise ConfigError(f"--max-tokens: {max_tokens} has to be at least 1")
     if temperature < 0:
-        raise ConfigError(f"--temperature: {temperature} is below 0; 0 is greedy, 1 is the model's own distribution")
+        raise ConfigError(f"--temperature: {temperature} is below 0; 0 is greedy, 1 the model's distribution")
     if not 0 < top_p <= 1:
         raise ConfigError(f"--top-p: {top_p} has to be above 0 and at most 1")
+    context = opened.net.settings.context
+    if max_tokens >= context:
+        warn(f"--max-tokens: {max_tokens} leave no room in a context of {context}; {context // 2} are used")
+        return context // 2
+    return max_tokens

@@ -1,7 +1,9 @@
-"""Open any CKPT: a run directory, a checkpoint directory or a Hugging Face directory, as a net and its tokenizer.
+"""Open any CKPT as a net and its tokenizer: a run directory, a checkpoint or a Hugging Face directory.
 
-    runs/x ─► its best if run.best is set, else its newest ─► checkpoints/step_00000400 ─► verify ─► net, tokenizer
-    a directory with config.json and safetensors ─────────────────────────────────────────► net, tokenizer
+    runs/x ─► its best if it remembers one, else its newest ─► checkpoints/step_00000400 ─► verify ─► net
+    a directory with config.json and safetensors ───────────────────────────────────────────────────► net
+
+Everything that needs a trained model (evaluation, export, generation, a new run) comes in through here.
 """
 
 from dataclasses import dataclass, field
@@ -26,8 +28,10 @@ from llmkit.tokenizer.vocabulary import Tokenizer
 class Opened:
     """A checkpoint in memory. `net` is in evaluation mode."""
 
-    net: nn.Module
-    tokenizer: Tokenizer | None
+    net: Any
+    """An nn.Module with `settings`; which other methods it has depends on its head."""
+    tokenizer: Any
+    """A Tokenizer; None if the checkpoint has none."""
     path: Path
     """The checkpoint or Hugging Face directory that was read."""
     recipe: dict[str, Any] | None
@@ -37,8 +41,8 @@ class Opened:
 
     @property
     def head(self) -> str:
-        """"lm" for a language model, "score" for a reward or value model."""
-        return "lm" if hasattr(self.net, "logits") else "score"
+        """What it ends in: "lm" for a language model, "score" for a reward or value model, else "none"."""
+        return "lm" if hasattr(self.net, "logits") else "score" if hasattr(self.net, "scores") else "none"
 
 
 def resolve(ckpt: str | Path) -> Path:
@@ -48,12 +52,16 @@ def resolve(ckpt: str | Path) -> Path:
     """
     path = Path(ckpt).expanduser()
     if not path.is_dir():
-        raise CheckpointError(f"{ckpt}: there is no such directory; give a run, a checkpoint or a Hugging Face directory")
+        raise CheckpointError(
+            f"{ckpt}: there is no such directory; give a run, a checkpoint or a HF directory"
+        )
     if (path / "checkpoints").is_dir():
         return _of_run(path)
     if (path / "index.json").is_file() or (path / "config.json").is_file():
         return path
-    raise CheckpointError(f"{ckpt}: is neither a run, nor a checkpoint, nor a Hugging Face directory; look one level up or down")
+    raise CheckpointError(
+        f"{ckpt}: is no run, checkpoint or Hugging Face directory; look one level up or down"
+    )
 
 
 def _of_run(run: Path) -> Path:
@@ -65,26 +73,31 @@ def _of_run(run: Path) -> Path:
             say(f"{run}: the best checkpoint, of step {step}")
             return path
     chosen = store.Store(run / "checkpoints")
-    path = chosen.newest()
+    newest = chosen.newest()
     for line in chosen.damaged:
         warn(f"passed over: {line}")
-    if path is None:
+    if newest is None:
         raise CheckpointError(f"{run}: holds no checkpoint yet; train it first")
-    say(f"{run}: the newest checkpoint, of step {store.step_of(path)}")
-    return path
+    say(f"{run}: the newest checkpoint, of step {store.step_of(newest)}")
+    return newest
 
 
-def open_model(ckpt: str | Path, head: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None) -> Opened:
-    """The net and tokenizer of any CKPT, on `device`, in `dtype` (default: fp32).
+def open_model(
+    ckpt: str | Path, head: str | None = None, device: torch.device | str = "cpu", dtype=torch.float32
+) -> Opened:
+    """The net and tokenizer of any CKPT, on `device`, in `dtype`.
 
-    Where a run kept a moving average of its weights, that is what is read. `head` is what the caller needs, "lm" or "score"; CheckpointError if the checkpoint ends in another.
+    Where a run kept a moving average of its weights, that is what is read. `head` is what the caller needs,
+    "lm" or "score"; CheckpointError if the checkpoint ends in another.
     """
     path = resolve(ckpt)
     opened = _checkpoint(path, head) if (path / "index.json").is_file() else _hub(path)
     if head and opened.head != head:
-        kinds = {"lm": "language model", "score": "reward model"}
-        raise CheckpointError(f"{path}: is a {kinds[opened.head]}, a {kinds[head]} is needed here; give another checkpoint")
-    opened.net.to(device=device, dtype=dtype or torch.float32).eval()
+        kinds = {"lm": "language model", "score": "reward model", "none": "model of no text"}
+        raise CheckpointError(
+            f"{path}: is a {kinds[opened.head]}, a {kinds[head]} is needed; give another one"
+        )
+    opened.net.to(device=device, dtype=dtype).eval()
     return opened
 
 
@@ -111,7 +124,7 @@ def _hub(path: Path) -> Opened:
 
 
 def choose(reader: Reader, head: str | None) -> str:
-    """The net of a checkpoint that a caller means: the one with the wanted head, else the language model, else the first."""
+    """The net that a caller means: the first with the wanted head (default lm), else the first."""
     nets = reader.nets()
     if not nets:
         raise CheckpointError(f"{reader.folder}: holds no net; the checkpoint is not of a training run")
@@ -126,7 +139,9 @@ def model_settings(recipe: dict[str, Any], path: Path) -> Section:
         return registry.find("model", recipe["model"]["name"]).Settings.model_validate(recipe["model"])
     except (KeyError, TypeError, ValidationError) as error:
         line = str(error).splitlines()[0]
-        raise CheckpointError(f"{path / 'recipe.yaml'}: does not describe a model of this version of llmkit: {line}") from None
+        raise CheckpointError(
+            f"{path / 'recipe.yaml'}: describes no model that llmkit knows: {line}"
+        ) from None
 
 
 def build(settings: Section, head: str) -> nn.Module:
@@ -136,14 +151,16 @@ def build(settings: Section, head: str) -> nn.Module:
 
 
 def fill(net: nn.Module, tensors: dict[str, torch.Tensor], where: Path) -> None:
-    """Give `net` the tensors by name, or raise one CheckpointError that lists everything that does not fit."""
+    """Give `net` the tensors by name, or raise one CheckpointError that lists all that does not fit."""
     wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
-    problems = [f"{name}: expected {list(shape)}, found {list(found[name]) if name in found else 'none'}"
-                for name, shape in wanted.items() if found.get(name) != shape]  # fmt: skip
-    problems += [f"{name}: found {list(found[name])}, expected none" for name in found if name not in wanted]
-    problems += [f"{name}: expected floating-point numbers, found {value.dtype}"
-                 for name, value in tensors.items() if name in wanted and not value.is_floating_point()]  # fmt: skip
+    problems = []
+    for name in {**wanted, **found}:
+        if wanted.get(name) != found.get(name):
+            expected, there = (list(shapes[name]) if name in shapes else "none" for shapes in (wanted, found))
+            problems.append(f"{name}: expected {expected}, found {there}")
+        elif not tensors[name].is_floating_point():
+            problems.append(f"{name}: expected floating-point numbers, found {tensors[name].dtype}")
     if problems:
         listed = "\n  ".join(problems)
         raise CheckpointError(f"{where}: {len(problems)} tensors do not fit the model\n  {listed}")

@@ -1,11 +1,11 @@
-"""README.md of an exported directory: what the model is, what it was made from, what was proved, what it cannot do."""
+"""README.md of an exported directory: what the model is, its sources, its proof, its limits."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from llmkit.config import parse_yaml
 from llmkit.models import size
 from llmkit.opened import Opened
 
@@ -21,26 +21,29 @@ model = AutoModelForCausalLM.from_pretrained("{name}")
 ids = tokenizer({prompt}, return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=64)[0]))""",
     "chat": """\
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = AutoModelForCausalLM.from_pretrained("{name}")
 messages = [{{"role": "user", "content": "How are you?"}}]
-ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0, ids["input_ids"].shape[1]:]))""",
+ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+reply = model.generate(torch.tensor([ids]), max_new_tokens=64)[0, len(ids):]
+print(tokenizer.decode(reply, skip_special_tokens=True))""",
     "score": """\
+import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = AutoModelForSequenceClassification.from_pretrained("{name}")
-messages = [{{"role": "user", "content": "How are you?"}}, {{"role": "assistant", "content": "Fine, thank you."}}]
-ids = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")
-print(model(**ids).logits[0, 0].item())  # higher is better; only differences mean something""",
+messages = [{{"role": "user", "content": "How are you?"}}, {{"role": "assistant", "content": "Fine."}}]
+ids = tokenizer.apply_chat_template(messages, return_dict=False)
+print(model(torch.tensor([ids])).logits[0, 0].item())  # higher is better; only differences mean something""",
 }
 
 
-def write(out: Path, opened: Opened, figures: dict[str, Any], title: str, evaluation: dict | None = None) -> None:
-    """Write `out`/README.md. `figures` are the gate's; `evaluation` is the report.json of `llmkit eval`, if given."""
+def write(out: Path, opened: Opened, figures: dict[str, Any], title: str, evaluation: dict | None) -> None:
+    """Write `out`/README.md. `figures` are the gate's; `evaluation` is the report.json of `llmkit eval`."""
     stages = history(opened)
     tuned = any(stage["objective"] not in ("causal", "reward") for stage in stages)
     kind = "score" if opened.head == "score" else "chat" if tuned else "lm"
@@ -67,21 +70,26 @@ def history(opened: Opened) -> list[dict[str, Any]]:
     """The training runs behind a checkpoint, oldest first, as far as their directories are still there."""
     stages, recipe = [], opened.recipe
     while recipe:
-        run, optim = recipe.get("run") or {}, recipe.get("optim") or {}
+        run, data, optim = (recipe.get(section) or {} for section in ("run", "data", "optim"))
         stages.append(
             {
                 "objective": (recipe.get("objective") or {}).get("name", "imported"),
                 "steps": run.get("steps"),
                 "rows": (recipe.get("batch") or {}).get("rows"),
-                "seq_len": (recipe.get("data") or {}).get("seq_len"),
+                "tokens a row": data.get("seq_len"),
                 "optimizer": optim.get("name"),
-                "lr": optim.get("lr"),
+                "peak lr": optim.get("lr"),
                 "seed": run.get("seed"),
             }
         )
-        parent = Path(recipe.get("init") or "") / "recipe.yaml"
-        recipe = yaml.safe_load(parent.read_text(encoding="utf-8")) if recipe.get("init") and parent.is_file() else None
+        recipe = parent(recipe.get("init"))
     return stages[::-1]
+
+
+def parent(init: str | None) -> dict[str, Any] | None:
+    """The recipe of the run or checkpoint that a run started from; None if there is none, or it is gone."""
+    path = Path(init or "") / "recipe.yaml"
+    return parse_yaml(path.read_text(encoding="utf-8"), str(path)) if init and path.is_file() else None
 
 
 def front_matter(opened: Opened) -> str:
@@ -98,63 +106,76 @@ def front_matter(opened: Opened) -> str:
 
 
 def summary(opened: Opened, figures: dict[str, Any], kind: str) -> str:
+    """What it is, in one sentence."""
     what = {"lm": "language model", "chat": "language model tuned to answer", "score": "reward model"}[kind]
     s = opened.net.settings
     return (
-        f"A decoder-only {what} of {size.parameters(opened.net) / 1e6:.1f} million parameters ({s.layers} layers, width"
-        f" {s.width}, vocabulary {s.vocab_size}, context {s.context} tokens), made with llmkit and stored as"
-        f" `{figures['architecture']}` in {figures['dtype']}."
+        f"A decoder-only {what} of {size.parameters(opened.net) / 1e6:.1f} million parameters "
+        f"({s.layers} layers, width {s.width}, vocabulary {s.vocab_size}, context {s.context} tokens), "
+        f"made with llmkit and stored as `{figures['architecture']}` in {figures['dtype']}."
     )
+
+
+def table(header: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table; None is an empty cell."""
+    cells = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join("" if c is None else str(c) for c in row) + " |" for row in cells)
 
 
 def sources_table(sources: dict[str, dict]) -> str:
     """One row a source: its name, licence and origin, as the manifests of the data state them."""
     if not sources:
         return "The checkpoint does not say what it was trained on."
-    rows = [f"| {name} | {facts.get('licence', 'not stated')} | {facts.get('origin', '')} |" for name, facts in sources.items()]
-    return "\n".join(["| source | licence | origin |", "|---|---|---|", *rows])
+    rows = [
+        [name, facts.get("licence", "not stated"), facts.get("origin")] for name, facts in sources.items()
+    ]
+    return table(["source", "licence", "origin"], rows)
 
 
 def training(stages: list[dict[str, Any]]) -> str:
     """One row a run, oldest first."""
     if not stages:
         return "This directory was not trained by llmkit, only converted."
-    columns = list(stages[0])
-    rows = ["| " + " | ".join("" if stage[c] is None else str(stage[c]) for c in columns) + " |" for stage in stages]
-    return "\n".join(["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", *rows])
+    return table(list(stages[0]), [list(stage.values()) for stage in stages])
 
 
 def metrics(evaluation: dict) -> str:
     """The headline of every task that was measured."""
     rows = []
-    for label, task in (evaluation.get("tasks") or {}).items():
-        headline = task.get("headline")
-        rows.append(f"| {label} | {headline} | {json.dumps(task.get(headline))} |")
-    return "\n".join(["| task | metric | value |", "|---|---|---|", *rows])
+    for label, task in evaluation["tasks"].items():
+        value = task.get(task["headline"])
+        rows.append([label, task["headline"], f"{value:.4g}" if isinstance(value, float) else value])
+    return table(["task", "metric", "value"], rows)
 
 
 def proof(figures: dict[str, Any]) -> str:
     """What the gate compared, in sentences."""
     lines = [
-        f"Reloaded from disk by transformers {figures['transformers']} in a process without llmkit: fp32 logits differ"
-        f" from the original's by at most {figures['max_abs_logit_diff']:.1e} ({figures['tolerance']:.0e} is allowed)."
+        f"Reloaded from disk by transformers {figures['transformers']}, in a process without llmkit, "
+        f"fp32 logits differ by at most {figures['max_abs_logit_diff']:.1e}; "
+        f"{figures['tolerance']:.0e} is allowed."
     ]
     if figures["greedy_tokens"]:
         lines.append(f"{figures['greedy_tokens']} greedily generated tokens are equal.")
-    if "tokenizer_mismatches" in figures:
-        lines.append(f"Token ids are equal on {figures['lines']} held-out lines and {figures['strings']} awkward strings.")
-    return " ".join(lines) + " The figures are in `export_report.json`."
+    if "lines" in figures:
+        texts = f"{figures['lines']} held-out lines and {figures['strings']} awkward strings"
+        lines.append(f"Token ids are equal on {texts}.")
+    return " ".join(lines) + " All figures are in `export_report.json`."
 
 
 def limitations(opened: Opened, kind: str) -> str:
     """What nobody should expect of it, in plain words."""
     points = [
-        "It repeats the style, the errors and the prejudices of its sources, listed above, and knows nothing else.",
+        "It repeats the style, the errors and the prejudices of its sources, listed above.",
         f"It reads at most {opened.net.settings.context} tokens; beyond that its output is meaningless.",
         "It has not been tested for safety. Do not let it advise or decide about people.",
     ]
     if size.parameters(opened.net) < SMALL:
-        points.insert(0, "It is small: it writes fluent-looking text without understanding, facts or arithmetic to rely on.")
+        points.insert(
+            0, "It is small: its text looks fluent, but no fact or calculation in it can be relied on."
+        )
     if kind == "score":
-        points.insert(0, "A score says which of two replies people like those in the data would prefer, not which is true.")
+        points.insert(
+            0, "A score says which of two replies is more like the preferred ones, not which is true."
+        )
     return "\n".join(f"- {point}" for point in points)

@@ -27,17 +27,17 @@ class Export(Section):
     """What to export, and the text that it is proved on."""
 
     ckpt: str = Field(description="run, checkpoint or Hugging Face directory")
-    heldout: str | None = Field(None, description="file of raw held-out text for the gate; without: random ids")
+    heldout: str | None = Field(None, description="file of held-out text for the gate; without: random ids")
     family: str = Field("auto", description="architecture to export as; auto: the one that fits the net")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights on disk")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights on disk")
     shard_bytes: int = Field(4_000_000_000, gt=0, description="largest size of a safetensors file, in bytes")
     title: str | None = Field(None, description="heading of the model card; default: the run's name")
-    evaluation: str | None = Field(None, description="directory of `llmkit eval`, whose figures the card quotes")
+    evaluation: str | None = Field(None, description="directory of `llmkit eval` that the card quotes")
 
     def inputs(self) -> dict[str, str]:
         """The stage directories it reads: when one of them is made anew, so is the export."""
-        named = {"ckpt": self.ckpt, "evaluation": self.evaluation}
-        return {label: folder for label, folder in named.items() if folder and (Path(folder) / manifest.NAME).is_file()}
+        named = {"ckpt": self.ckpt, "evaluation": self.evaluation or ""}
+        return {label: folder for label, folder in named.items() if (Path(folder) / manifest.NAME).is_file()}
 
 
 def work(settings: Export, out: Path) -> dict:
@@ -51,10 +51,12 @@ def work(settings: Export, out: Path) -> dict:
     return {**figures, "licences": opened.lineage.get("sources") or {}}
 
 
-def publish(net: nn.Module, tokenizer: Tokenizer | None, out: Path, settings: Export, heldout: str | None) -> dict:
+def publish(
+    net: nn.Module, tokenizer: Tokenizer | None, out: Path, settings: Export, heldout: str | None
+) -> dict:
     """Write the files that transformers reads to `out` and prove them -> the gate's figures.
 
-    `net` is changed: to fp32, with every weight rounded to `settings.dtype`, so that like is compared with like.
+    `net` is changed: to fp32, with weights rounded to `settings.dtype`, so that like is compared with like.
     """
     out.mkdir(parents=True, exist_ok=True)
     family = family_of(net, settings.family)
@@ -85,9 +87,10 @@ def read_text(file: str) -> str:
 
 
 def family_of(net: nn.Module, name: str = "auto"):
-    """The exporter called `name`, or the first that fits `net`; ConfigError if it does not fit, or none does."""
+    """The exporter called `name`, or the first that fits `net`. ConfigError if none does."""
     known = registry.names("export")
-    for family in (registry.find("export", candidate) for candidate in (known if name == "auto" else [name])):
+    for candidate in known if name == "auto" else [name]:
+        family = registry.find("export", candidate)
         if family.matches(net):
             return family
     raise ConfigError(f"family: {name} does not fit a {type(net).__name__}; known: {', '.join(known)}")
@@ -101,7 +104,7 @@ def round_to(net: nn.Module, kind: torch.dtype) -> None:
 
 
 def special_ids(tokenizer: Tokenizer | None) -> dict[str, int | list[int] | None]:
-    """The ids that config.json and generation_config.json state. The end of a chat reply is an end of text too."""
+    """The ids that config.json and generation_config.json state; the end of a reply ends a text too."""
     if tokenizer is None:
         return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     ends = gate.stop_ids(tokenizer)

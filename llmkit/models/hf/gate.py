@@ -1,12 +1,12 @@
-"""The gate in front of every export: the directory on disk computes what the net in memory computes, or it goes.
+"""The gate of every export: the directory on disk computes what the net in memory computes, or it goes.
 
-    net, tokenizer, held-out text ─► case: tokens, fp32 logits, activations, greedy replies, ids of 1,000 lines
-    directory, case ─► reload.py: plain transformers, a process of its own, llmkit blocked ─► found
+    net, tokenizer, text ─► case: tokens, fp32 logits, activations, greedy replies, ids of 1,000 lines
+    directory, case ─► reload.py: plain transformers, in a process of its own, llmkit blocked ─► found
     case, found ─► verdict: the figures, or ExportRefused with what departs, and at which layer first
 
-Matching shapes and names prove nothing: a permuted rotary half or a lost norm weight passes both. So the measure is
-the logits, in fp32, on real text. Two correct implementations differ by less than 5e-5 (the bound of OLMo-core's
-tests against transformers); a missing rotary permutation is already far above it.
+Matching shapes and names prove nothing: a permuted rotary half or a lost norm weight passes both. So the
+measure is the logits, in fp32, on real text. Two correct implementations differ by less than 5e-5 (the bound
+of OLMo-core's tests against transformers); a missing rotary permutation is far above it.
 """
 
 import json
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -37,11 +38,12 @@ MAX_LOGITS = 1 << 25
 """Logits kept for the comparison, over all rows: bounds the memory of the gate to 128 MiB per copy."""
 CHILD_TIMEOUT_S = 1800
 
+
 @dataclass
 class Original:
-    """What an exported directory is compared with. `trace` maps the exported modules' names to this net's modules."""
+    """What a directory is compared with. `trace` maps names of exported modules to modules of `net`."""
 
-    net: nn.Module
+    net: Any
     head: str
     tokenizer: Tokenizer | None
     trace: dict[str, nn.Module]
@@ -51,14 +53,14 @@ class Original:
 def prove(folder: Path, original: Original, heldout: str | None) -> dict:
     """Reload `folder` elsewhere, compare, and return the figures; ExportRefused if anything departs.
 
-    `original.net` is in fp32 and in evaluation mode, and holds the very values that were exported. `heldout` is raw
-    text; without it the rows are random ids and only awkward strings are encoded, which the figures say (`lines`).
+    `original.net` is in fp32 and in evaluation mode, and holds the very values that were exported. `heldout`
+    is raw text; without it the rows are random ids and only awkward strings are encoded, as the figures say.
     """
     case, tensors = build(original, heldout)
     return verdict(case, measure(folder, case, tensors))
 
 
-# ---- what the original computes ----------------------------------------------------------------------------------
+# ---- what the original computes --------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -77,13 +79,14 @@ def build(original: Original, heldout: str | None) -> tuple[dict, dict]:
         **(text_cases(original.tokenizer, heldout) if original.tokenizer else {}),
     }
     probe = tokens[:1, : min(PROBE_TOKENS, len(rows[0]))]
-    tensors = {"tokens": tokens, "lengths": lengths, "probe": probe, "logits": outputs(original, tokens, lengths)}
+    logits = outputs(original, tokens, lengths)
+    tensors = {"tokens": tokens, "lengths": lengths, "probe": probe, "logits": logits}
     tensors |= {f"trace.{name}": value for name, value in activations(original, probe).items()}
     return case, {name: value.detach().cpu().clone() for name, value in tensors.items()}
 
 
 def pick_rows(original: Original, heldout: str | None, rows: int = 4, length: int = 256):
-    """-> tokens (N, T), right-padded, and lengths (N,): held-out text cut from different places, or random ids."""
+    """-> tokens (N, T), right-padded, and lengths (N,): text from different places, or random ids."""
     tokenizer, vocab = original.tokenizer, original.net.settings.vocab_size
     length = min(length, original.net.settings.context, max(16, MAX_LOGITS // vocab))
     rows = max(1, min(rows, MAX_LOGITS // (vocab * length)))
@@ -106,7 +109,8 @@ def outputs(original: Original, tokens, lengths):
     """Logits (N, T, V), zero past a row's length; with a score head the last token's score (N, 1)."""
     net, ends = original.net, lengths.tolist()
     if original.head == "score":
-        return torch.stack([net.scores(row[None, :n])[0, -1:] for row, n in zip(tokens, ends, strict=True)])
+        rows = [row[None, :n] for row, n in zip(tokens, ends, strict=True)]
+        return torch.stack([net.scores(row)[0, -1:] for row in rows])
     out = torch.zeros(*tokens.shape, net.settings.vocab_size)
     for i, n in enumerate(ends):
         out[i, :n] = net.logits(net.hidden(tokens[i : i + 1, :n]))[0]
@@ -128,11 +132,11 @@ def activations(original: Original, tokens) -> dict:
     return seen
 
 
-def greedy(net: nn.Module, prompt: list[int], ends: list[int]) -> dict:
-    """The most likely continuation, one whole forward per token: the definition that caches have to live up to.
+def greedy(net: Any, prompt: list[int], ends: list[int]) -> dict:
+    """The most likely continuation, one whole forward per token: what caches have to live up to.
 
-    -> {ids, whole}; not whole if it was cut where the two best tokens are within 20 tolerances, since rounding
-    decides there. It ends after one of `ends`, or after NEW_TOKENS.
+    -> {ids, whole}; not whole if it was cut where the two best tokens are within 20 tolerances, since
+    rounding decides there. It ends after one of `ends`, or after NEW_TOKENS.
     """
     ids: list[int] = []
     while len(ids) < NEW_TOKENS and not (ids and ids[-1] in ends):
@@ -163,7 +167,7 @@ def text_cases(tokenizer: Tokenizer, heldout: str | None) -> dict:
 
 
 def pick_lines(text: str, wanted: int = LINES) -> list[str]:
-    """`wanted` non-empty lines, evenly spread; where there are fewer, slices at arbitrary offsets make up for it."""
+    """`wanted` non-empty lines, evenly spread; if there are fewer, slices at arbitrary offsets fill up."""
     lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) > wanted:
         return [lines[i * len(lines) // wanted] for i in range(wanted)]
@@ -181,11 +185,11 @@ def chats(tokenizer: Tokenizer) -> list[dict]:
         {"role": "user", "content": " 12 + 7?"},
         {"role": "assistant", "content": "19"},
     ]
-    cases = [(turns[:1], True), (turns[:2], False), (turns[:3], True), (turns, False)]
-    return [
-        {"messages": messages, "open_reply": reply, "ids": chat.render(tokenizer, messages, open_reply=reply)[0]}
-        for messages, reply in cases
-    ]
+    cases = []
+    for messages, open_reply in [(turns[:1], True), (turns[:2], False), (turns[:3], True), (turns, False)]:
+        ids, _ = chat.render(tokenizer, messages, open_reply)
+        cases.append({"messages": messages, "open_reply": open_reply, "ids": ids})
+    return cases
 
 
 def has_chat(tokenizer: Tokenizer) -> bool:
@@ -200,16 +204,22 @@ def stop_ids(tokenizer: Tokenizer | None) -> list[int]:
     return chat.stop_ids(tokenizer) if has_chat(tokenizer) else [tokenizer.eos]
 
 
-# ---- what the directory computes ---------------------------------------------------------------------------------
+# ---- what the directory computes -------------------------------------------------------------------------
 
 
 def measure(folder: Path, case: dict, tensors: dict) -> dict:
-    """Run reload.py on `folder` in a fresh process and return what it found; ExportRefused if it cannot load it."""
+    """Run reload.py on `folder` in a fresh process -> what it found; ExportRefused if it cannot load it."""
     with tempfile.TemporaryDirectory(prefix="llmkit-gate-") as name:
         case_dir = Path(name)
         (case_dir / "case.json").write_text(json.dumps(case))
         save_file(tensors, case_dir / "case.safetensors")
-        command = [sys.executable, "-P", str(Path(__file__).with_name("reload.py")), str(folder.resolve()), name]
+        command = [
+            sys.executable,
+            "-P",
+            str(Path(__file__).with_name("reload.py")),
+            str(folder.resolve()),
+            name,
+        ]
         child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, cwd=name)
         if child.returncode:
             last = (child.stderr.strip().splitlines() or [f"exit {child.returncode}"])[-1]
@@ -217,11 +227,11 @@ def measure(folder: Path, case: dict, tensors: dict) -> dict:
         return json.loads((case_dir / "found.json").read_text())
 
 
-# ---- the verdict -------------------------------------------------------------------------------------------------
+# ---- the verdict -----------------------------------------------------------------------------------------
 
 
 def verdict(case: dict, found: dict) -> dict:
-    """The figures that are published with an export; ExportRefused, worst fault first, if there is any fault."""
+    """The figures that are published with an export; ExportRefused, worst first, if there is any fault."""
     figures = {
         "max_abs_logit_diff": found["max_abs_logit_diff"],
         "tolerance": TOLERANCE,
@@ -263,9 +273,13 @@ def model_faults(case: dict, found: dict, figures: dict) -> list[str]:
     for kind, names in found["loading"].items():
         faults.append(f"transformers reports {kind.replace('_', ' ')}: {', '.join(names[:3])}")
     if found["tied"] != case["tied"]:
-        faults.append(f"input and output embeddings are {'' if found['tied'] else 'not '}tied after reloading")
+        faults.append(
+            f"input and output embeddings are {'' if found['tied'] else 'not '}tied after reloading"
+        )
     if len({json.dumps(rope, sort_keys=True) for rope in found["dialects"].values()}) > 1:
-        faults.append(f"transformers 4 and 5 read different rotary settings in config.json: {found['dialects']}")
+        faults.append(
+            f"transformers 4 and 5 read different rotary settings in config.json: {found['dialects']}"
+        )
     if figures["greedy_mismatches"]:
         faults.append(f"{figures['greedy_mismatches']} of {len(case['replies'])} greedy continuations differ")
     return faults

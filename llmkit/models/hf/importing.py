@@ -1,9 +1,9 @@
-"""`llmkit import HF_DIR OUT`: a foreign Hugging Face directory as a checkpoint of ours, read through a narrow door.
+"""`llmkit import HF_DIR OUT`: a foreign Hugging Face directory as a checkpoint, through a narrow door.
 
-    config.json   ─► allow-listed keys and types ─► our own Settings ─► our own net (their code is never built or run)
+    config.json   ─► allow-listed keys and types ─► our own Settings ─► our own net: their code is never run
     *.safetensors ─► header checked by hand ─► tensors renamed ─► fragments, published like any checkpoint
 
-OUT becomes a run directory whose only checkpoint is step 0, so it can be opened, tuned, evaluated and exported again.
+OUT becomes a run directory whose only checkpoint is step 0: it can be opened, tuned, evaluated and exported.
 """
 
 import re
@@ -24,14 +24,14 @@ from llmkit.tokenizer.export import FILES
 from llmkit.tokenizer.vocabulary import Tokenizer
 
 COUNT_LIMIT = 10**7
-"""No width, depth or vocabulary of a sane model is larger; the config of a foreign one is refused above it."""
+"""No width, depth or vocabulary of a sane model is larger."""
 
 
 def work(hf_dir: str | Path, out: Path) -> dict:
     """Make `out` a run directory that holds the model in `hf_dir` -> its manifest.
 
-    Raises TrustError for anything that could run code, CheckpointError for tensors that do not fit, ConfigError if
-    `out` holds a checkpoint already.
+    Raises TrustError for anything that could run code, CheckpointError for tensors that do not fit,
+    ConfigError if `out` holds a checkpoint already.
     """
     source, out = Path(hf_dir), Path(out)
     if Store(out / "checkpoints").published():
@@ -52,25 +52,32 @@ def work(hf_dir: str | Path, out: Path) -> dict:
 
 
 def save(net: nn.Module, out: Path, tokenizer: Path | None, facts: dict) -> Path:
-    """Publish `net` as step 0 of the run directory `out`, with the tokenizer files that are in `tokenizer`."""
+    """Publish `net` as step 0 of the run directory `out`, with the tokenizer that is in `tokenizer`."""
     recipe = {"model": net.settings.model_dump(mode="json"), "run": {"out": str(out), "steps": 0}}
     state = {"step": 0, "optimizer_steps": {"model": 0}, "objective": {}}
 
     def write(staging: Path) -> list[str]:
         pieces = ((name, p.shape, 0, {"param": p.detach().view(-1)}) for name, p in net.named_parameters())
-        files = [fragments.write(staging, 0, fragments.of_net("model", pieces)), fragments.write_index(staging)]
+        files = [fragments.write(staging, 0, fragments.of_net("model", pieces))]
+        files.append(fragments.write_index(staging))
         (staging / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
         manifest.write_json(staging / "state.json", state)
         copied = copy_tokenizer(tokenizer, staging / "tokenizer") if tokenizer else []
         fingerprint = {"tokenizer": manifest.fingerprint(staging / "tokenizer")} if copied else {}
         manifest.write_json(staging / "lineage.json", facts | fingerprint)
-        return [*files, "recipe.yaml", "state.json", "lineage.json", *(f"tokenizer/{name}" for name in copied)]
+        return [
+            *files,
+            "recipe.yaml",
+            "state.json",
+            "lineage.json",
+            *(f"tokenizer/{name}" for name in copied),
+        ]
 
     return Store(out / "checkpoints", max_failed=1).save(0, write)
 
 
 def copy_tokenizer(source: Path, out: Path) -> list[str]:
-    """Copy the tokenizer files of `source`, with a manifest that states the fingerprint -> the names; [] if none."""
+    """Copy the tokenizer of `source`, with a manifest that states its fingerprint -> names; [] if none."""
     names = [name for name in FILES if (source / name).is_file()]
     if not {"tokenizer.model", "tokenizer.json"} & set(names):
         return []
@@ -94,7 +101,7 @@ def read(folder: Path) -> nn.Module:
     try:
         settings = family.settings(config)
     except ValueError as error:  # pydantic's, from numbers that do not fit together
-        raise ConfigError(f"{folder / 'config.json'}: {str(error).splitlines()[-2].strip()}") from None
+        raise ConfigError(f"{folder / 'config.json'}: {_rule(error)}") from None
     refuse_pickles(folder)
     for file in weights.files(folder):
         trust.tensor_header(file)
@@ -110,8 +117,13 @@ def read(folder: Path) -> nn.Module:
     return net
 
 
+def _rule(error: ValueError) -> str:
+    """The rule that pydantic found broken, without its frame."""
+    return str(error).splitlines()[-2].strip().removeprefix("Value error, ").partition(" [type=")[0]
+
+
 def family_in(folder: Path):
-    """The family whose `model_type` config.json states; ConfigError if llmkit has no net of that architecture."""
+    """The family whose `model_type` config.json states. ConfigError if llmkit has no such net."""
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder}: holds no config.json; it is not a Hugging Face directory")
@@ -139,12 +151,14 @@ def untie(tensors: dict, net: nn.Module, folder: Path) -> None:
     if extra is None or "lm_head.weight" in net.state_dict():
         return
     if not extra.equal(tensors["embed_tokens.weight"]):
-        raise CheckpointError(f"{folder}: lm_head.weight differs from the embedding that config.json ties it to; fix one")
+        raise CheckpointError(
+            f"{folder}: lm_head.weight differs from the embedding that config.json ties it to"
+        )
     del tensors["lm_head.weight"]
 
 
 def lineage(folder: Path) -> dict:
-    """What a foreign directory says about where it comes from: its name, and the licence in its model card."""
+    """What a foreign directory says about its origin: its name, and the licence in its model card."""
     licence = "not stated"
     card = folder / "README.md"
     if card.is_file() and card.stat().st_size < 1 << 20:
@@ -154,4 +168,6 @@ def lineage(folder: Path) -> dict:
             licence = str(stated.get("license") or licence) if isinstance(stated, dict) else licence
         except LlmkitError:
             pass  # a card is for people; what cannot be read is not stated
-    return {"sources": {folder.name: {"licence": licence, "origin": "imported Hugging Face directory"}}}
+    return {
+        "sources": {folder.resolve().name: {"licence": licence, "origin": "imported Hugging Face directory"}}
+    }

@@ -1,9 +1,8 @@
 """Our decoder as Hugging Face's Llama, both ways: names, config.json, and the modules that the gate compares.
 
-    decoder                       LlamaForCausalLM            decoder in a ScoreNet        LlamaForSequenceClassification
-    embed_tokens.weight     <─►   model.embed_tokens.weight   trunk.embed_tokens.weight <─► model.embed_tokens.weight
-    layers.0.mlp.up_proj...       model.layers.0.mlp...       trunk.layers.0...             model.layers.0...
-    lm_head.weight (untied)       lm_head.weight              score.weight                  score.weight
+    decoder              LlamaForCausalLM            ScoreNet                 LlamaForSequenceClassification
+    layers.0.mlp...  ◄─► model.layers.0.mlp...       trunk.layers.0.mlp...◄─► model.layers.0.mlp...
+    lm_head.weight   ◄─► lm_head.weight (untied)     score.weight         ◄─► score.weight
 
 The arithmetic is the same (rotary halves, not interleaved pairs), so no tensor is permuted.
 """
@@ -20,7 +19,7 @@ ARCHITECTURES = {"lm": "LlamaForCausalLM", "score": "LlamaForSequenceClassificat
 
 @register("export", "llama")
 class Llama:
-    """What export and import know about the Llama family."""
+    """What export and import know about the Llama family; `head` is "lm" or "score" throughout."""
 
     model_type = "llama"
     architectures = ARCHITECTURES
@@ -48,7 +47,7 @@ class Llama:
 
     @staticmethod
     def trace(net: nn.Module) -> dict[str, nn.Module]:
-        """{their module name: our module}, for every module whose output both sides have, in order of the forward."""
+        """{their module name: our module} where both sides have the output, in order of the forward."""
         trunk = net.trunk if isinstance(net, ScoreNet) else net
         inside = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
         modules = {"model.embed_tokens": trunk.embed_tokens}
@@ -61,12 +60,12 @@ class Llama:
     def config(settings: Settings, head: str, ids: dict[str, int | list[int] | None], dtype: str) -> dict:
         """The content of config.json; `ids` holds bos_token_id, eos_token_id and pad_token_id.
 
-        It speaks both dialects: transformers 4 reads rope_theta and rope_scaling and ignores rope_parameters, so that
-        without them it would fall back to theta 10000 and be silently wrong; transformers 5 writes rope_parameters.
+        It speaks both dialects: transformers 5 writes rope_parameters, which transformers 4 ignores. Without
+        rope_theta that one would fall back to 10000 and be silently wrong.
         """
         s = settings
         if s.width % s.heads:
-            raise ExportRefused(f"model.width: {s.width} does not divide by heads={s.heads}; Llama in Hugging Face needs that")
+            raise ExportRefused(f"model.width: {s.width} does not divide by heads={s.heads}, as Llama has to")
         config = {
             "architectures": [ARCHITECTURES[head]],
             "model_type": "llama",
@@ -99,27 +98,41 @@ class Llama:
         return config
 
     allowed = {
-        "vocab_size": int, "hidden_size": int, "intermediate_size": int, "num_hidden_layers": int,
-        "num_attention_heads": int, "num_key_value_heads": int, "head_dim": int, "max_position_embeddings": int,
-        "hidden_act": str, "rms_norm_eps": float, "rope_theta": float, "rope_scaling": dict, "rope_parameters": dict,
-        "attention_bias": bool, "mlp_bias": bool, "tie_word_embeddings": bool, "initializer_range": float,
-        "bos_token_id": int, "eos_token_id": (int, list), "pad_token_id": int, "id2label": dict, "num_labels": int,
-    }  # fmt: skip
-    """Keys of a foreign config.json that are read, with their types. All others are left alone."""
+        "vocab_size": int,
+        "hidden_size": int,
+        "intermediate_size": int,
+        "num_hidden_layers": int,
+        "num_attention_heads": int,
+        "num_key_value_heads": int,
+        "head_dim": int,
+        "max_position_embeddings": int,
+        "hidden_act": str,
+        "rms_norm_eps": (int, float),
+        "rope_theta": (int, float),
+        "rope_scaling": dict,
+        "rope_parameters": dict,
+        "attention_bias": bool,
+        "mlp_bias": bool,
+        "tie_word_embeddings": bool,
+        "initializer_range": (int, float),
+    }
+    """The keys of a foreign config.json that are read, with their types. All others are left alone."""
 
     @staticmethod
     def settings(config: dict) -> Settings:
-        """The decoder that an allow-listed config.json describes; ConfigError names what a decoder of ours cannot be."""
-        rope = config.get("rope_parameters") or {}
-        kind = rope.get("rope_type") or (config.get("rope_scaling") or {}).get("rope_type", "default")
+        """The decoder that an allow-listed config.json describes. ConfigError names what ours cannot be."""
+        scaling, rope = config.get("rope_scaling") or {}, config.get("rope_parameters") or {}
+        kinds = {rope.get("rope_type"), scaling.get("rope_type"), scaling.get("type")}
         unlike = {
             "hidden_act": config.get("hidden_act", "silu") != "silu",
             "attention_bias": config.get("attention_bias", False),
             "mlp_bias": config.get("mlp_bias", False),
-            "rope_scaling": kind != "default" or (config.get("rope_scaling") or {}).get("type", "default") != "default",
+            "rope_scaling": bool(kinds - {None, "default"}),
         }
         for key in (key for key, wrong in unlike.items() if wrong):
-            raise ConfigError(f"config.json: {key} = {config.get(key, rope)!r} is not supported by the decoder; use another model")
+            raise ConfigError(
+                f"config.json: {key} = {config.get(key, rope)!r} is not what the decoder computes"
+            )
         try:
             return Settings(
                 width=config["hidden_size"],
@@ -133,7 +146,7 @@ class Llama:
                 rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10000.0,
                 norm_eps=config.get("rms_norm_eps", 1e-6),
                 tie=config.get("tie_word_embeddings", False),
-                init_std=config.get("initializer_range", 0.02) or 0.02,
+                init_std=config.get("initializer_range") or 0.02,
             )
         except KeyError as error:
             raise ConfigError(f"config.json: {error.args[0]} is missing; this is not a Llama model") from None

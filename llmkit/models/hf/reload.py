@@ -17,9 +17,9 @@ if __name__ == "__main__":
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TRANSFORMERS_VERBOSITY="error")
     warnings.simplefilter("ignore")
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+import torch
+import transformers
+from safetensors.torch import load_file
 
 AUTO = {"lm": transformers.AutoModelForCausalLM, "score": transformers.AutoModelForSequenceClassification}
 DIALECTS = {"transformers 4": ("rope_parameters",), "transformers 5": ("rope_theta", "rope_scaling")}
@@ -38,14 +38,16 @@ def load(folder: Path, head: str):
 def dialects(folder: Path, model) -> dict:
     """The rotary parameters that each dialect of config.json gives by itself."""
     config = json.loads((folder / "config.json").read_text())
-    kind = type(model.config)
-    read = {name: kind(**{k: v for k, v in config.items() if k not in other}) for name, other in DIALECTS.items()}
-    return {name: getattr(made, "rope_parameters", None) for name, made in read.items()}
+    found = {}
+    for name, others in DIALECTS.items():
+        read = type(model.config)(**{key: value for key, value in config.items() if key not in others})
+        found[name] = getattr(read, "rope_parameters", None)
+    return found
 
 
 @torch.no_grad()
 def departures(model, tokens, expected: dict) -> list:
-    """[[module, largest difference, largest value]] for every traced module, in the order of the forward."""
+    """[[module, largest difference, largest value]] of every traced module, in order of the forward."""
     found, handles = [], []
 
     def compare(name):
@@ -66,7 +68,7 @@ def departures(model, tokens, expected: dict) -> list:
 
 @torch.no_grad()
 def logit_diff(model, case: dict) -> float:
-    """Largest absolute difference of the logits, or of the pooled scores, over the held-out rows; NaN stays NaN.
+    """Largest absolute difference of logits, or of pooled scores, over the held-out rows; NaN stays NaN.
 
     A score's row is given with its padding, so that the pad id is proved as well.
     """
@@ -87,9 +89,8 @@ def greedy(model, prompts: list, new_tokens: int) -> list:
     out = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
-        made = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, num_beams=1
-        )
+        mask = torch.ones_like(ids)
+        made = model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)
         out.append(made[0, len(prompt) :].tolist())
     return out
 

@@ -1,4 +1,4 @@
-"""Tensors in a Hugging Face directory: one model.safetensors, or shards of it with an index. No other format."""
+"""Tensors in a Hugging Face directory: one model.safetensors, or shards with an index. No other format."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def write(folder: Path, tensors: dict[str, Tensor], kind: dtype, shard_bytes: int) -> list[str]:
-    """Write `tensors` as `kind`, at most `shard_bytes` a file unless one tensor is larger; -> the files' names."""
+    """Write `tensors` as `kind`, at most `shard_bytes` a file unless a tensor is larger -> file names."""
     shards = split({name: t.numel() * kind.itemsize for name, t in tensors.items()}, shard_bytes)
     if len(shards) == 1:
         files = [SINGLE]
@@ -26,7 +26,8 @@ def write(folder: Path, tensors: dict[str, Tensor], kind: dtype, shard_bytes: in
     if len(shards) > 1:
         size = sum(t.numel() * kind.itemsize for t in tensors.values())
         where = {name: file for file, names in zip(files, shards, strict=True) for name in names}
-        (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": where}, indent=1))
+        index = {"metadata": {"total_size": size}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(index, indent=1))
     return files
 
 
@@ -44,7 +45,7 @@ def split(sizes: dict[str, int], limit: int) -> list[list[str]]:
 
 
 def files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the model in `folder`; CheckpointError if there are none, or one is missing."""
+    """The safetensors files of the model in `folder`. CheckpointError if there are none or one is missing."""
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
@@ -53,10 +54,10 @@ def files(folder: Path) -> list[Path]:
         where = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         found = sorted({str(file) for file in where.values()})
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{folder / INDEX}: is not an index of safetensors files; download it again") from None
+        raise CheckpointError(f"{folder / INDEX}: is no index of safetensors files; get it again") from None
     for file in found:
         if Path(file).name != file or not (folder / file).is_file():
-            raise CheckpointError(f"{folder / INDEX}: names {file!r}, which is not a file beside it; download it again")
+            raise CheckpointError(f"{folder / INDEX}: names {file!r}, which is not beside it; get it again")
     return [folder / file for file in found]
 
 

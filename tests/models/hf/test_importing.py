@@ -28,10 +28,9 @@ def foreign(folder: Path, head: str = "lm", **changes) -> torch.nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
     torch.manual_seed(0)
-    sizes = {
-        "vocab_size": 97, "hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": 64, "initializer_range": 0.3, "pad_token_id": 0,
-    }  # fmt: skip
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0}
+    sizes |= {"initializer_range": 0.3}
     kind = LlamaForCausalLM if head == "lm" else LlamaForSequenceClassification
     if head == "score":
         changes |= {"num_labels": 1}
