@@ -210,13 +210,14 @@ def launch(
     nodes: int = typer.Option(1, "--nodes", min=1),
     with_: str = typer.Option("slurm", "--with", help="slurm, torchrun, accelerate or k8s."),
     print_: bool = typer.Option(False, "--print", help="Show the job, do not submit it."),
+    extra: list[str] = typer.Option([], "--extra", help="Option of the scheduler: --extra=--time=02:00:00"),
     *,
     options: Options,
 ):
     """Describe a multi-node job once, and submit it."""
     from llmkit.cluster import render
 
-    render.launch(recipe, overrides or [], nodes=nodes, scheduler=with_, show=print_, options=options)
+    render.launch(recipe, overrides or [], nodes=nodes, scheduler=with_, show=print_, options=options, extra=extra)
 
 
 @verb(app, "doctor")
