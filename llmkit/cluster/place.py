@@ -6,7 +6,6 @@ others    PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT, which tor
 
 import os
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +55,8 @@ def _step(number: str) -> int:
 
 
 def _first_host(nodes: str) -> str:
-    """The first of a Slurm node list: `gpu[03-05,9]` is gpu03."""
-    listed = subprocess.run(
-        ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False
-    )
-    if listed.returncode == 0 and listed.stdout.strip():
-        return listed.stdout.split()[0]
-    return re.sub(r"^([^,\[]*)(?:\[([^,\-\]]+)[^\]]*\])?.*$", r"\1\2", nodes)
+    """The first of a Slurm node list: `gpu[03-05,9]-ib,login` gives gpu03-ib."""
+    return re.sub(r"\[([^,\-\]]+)[^\]]*\]", r"\1", nodes).split(",")[0]
 
 
 def gpus(env: Mapping[str, str] = os.environ) -> int:
