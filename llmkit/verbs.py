@@ -86,10 +86,14 @@ def train(recipe: str | dict, assignments: dict[str, Any], options: Options) -> 
     if supervise.needed(ranks):
         return _supervised(settings, out, ranks, options)
     from llmkit.checkpoint.runstate import write_exit
+    from llmkit.cluster import preflight
     from llmkit.engine.run import train as run
 
+    def met():
+        preflight.check(manifest.digest(settings.model_dump(mode="json")))
+
     try:
-        return run(settings, options.device, options.fresh)
+        return run(settings, options.device, options.fresh, met)
     except LlmkitError as error:
         if out.is_dir():
             write_exit(out, error.code, str(error))

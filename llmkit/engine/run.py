@@ -28,14 +28,15 @@ from llmkit.models import size
 from llmkit.models.heads import with_head
 
 
-def train(recipe: TrainRecipe, device: str = "auto", fresh: bool = False) -> dict[str, Any]:
+def train(recipe: TrainRecipe, device: str = "auto", fresh: bool = False, met=lambda: None) -> dict[str, Any]:
     """Train `recipe` to its end, from wherever its run directory stands -> the run's manifest.
 
-    Every rank calls this. Raises LlmkitError subclasses; Stopped once a requested stop has published a checkpoint.
+    Every rank calls this; `met` is called once they have met, and may refuse. Raises LlmkitError subclasses; Stopped once a requested stop has published a checkpoint.
     """
     grouped = recipe.parallel.backend.startswith("zero")
     dist.start(device, recipe.parallel.timeout_s, group=grouped)
     try:
+        met()
         return _Run(recipe, fresh).go()
     finally:
         dist.stop()

@@ -1,4 +1,4 @@
-"""Rendered jobs: the shell accepts them, the YAML parses, and they start the right number of the right thing."""
+"""Rendered jobs: the shell accepts them, the YAML parses, they start the right number of the right thing."""
 
 import shutil
 import subprocess
