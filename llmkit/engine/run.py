@@ -31,7 +31,8 @@ from llmkit.models.heads import with_head
 def train(recipe: TrainRecipe, device: str = "auto", fresh: bool = False, met=lambda: None) -> dict[str, Any]:
     """Train `recipe` to its end, from wherever its run directory stands -> the run's manifest.
 
-    Every rank calls this; `met` is called once they have met, and may refuse. Raises LlmkitError subclasses; Stopped once a requested stop has published a checkpoint.
+    Every rank calls this; `met()` is called once they have met, and may refuse. Raises LlmkitError subclasses;
+    Stopped once a requested stop has published a checkpoint.
     """
     grouped = recipe.parallel.backend.startswith("zero")
     dist.start(device, recipe.parallel.timeout_s, group=grouped)
