@@ -1,0 +1,112 @@
+"""The pipelines that ship, end to end in quick mode: what they leave behind, and that they continue."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPORT = {
+    "data": ["heldout"],
+    "pretrain": ["bits_per_byte", "baseline", "tokens_per_second", "export"],
+    "sft": ["loss_before", "loss_after", "exact_match"],
+    "reward": ["accuracy", "ci95", "pairs", "longer_wins", "by_source"],
+    "preference": ["accuracy_before", "accuracy_after", "ci95", "chosen_logprob_change", "kl"],
+    "export": ["path", "max_abs_logit_diff", "tokenizer_mismatches"],
+}
+
+
+def llmkit(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "llmkit", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, env=environment())
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart")
+    killed = kill_when(folder, "runs/q/sft/metrics.jsonl", "run", "quickstart", "--quick", "out=runs/q")
+    done = llmkit(folder, "run", "quickstart", "--quick", "out=runs/q")
+    assert done.returncode == 0, done.stderr + done.stdout
+    return folder, killed, done
+
+
+def kill_when(folder: Path, appears: str, *words: str) -> int:
+    """Start a command, kill its whole process group once a file appears -> how it ended."""
+    command = [sys.executable, "-m", "llmkit", *words]
+    child = subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    until = time.monotonic() + 300
+    while not (folder / appears).exists() and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGKILL)
+    return child.wait()
+
+
+def test_the_quickstart_killed_in_the_middle_continues_to_a_complete_report(quickstart):
+    folder, killed, done = quickstart
+    assert killed == -signal.SIGKILL
+    assert "pretrain is done already" in done.stdout
+    report = json.loads((folder / "runs/q/report.json").read_text())
+    assert all(stage["status"] == "done" and stage["seconds"] >= 0 for stage in report["stages"])
+    missing = [f"{part}.{key}" for part, keys in REPORT.items() for key in keys if key not in report[part]]
+    assert missing == []
+    assert set(report["pretrain"]["baseline"]) == {"xz", "bz2", "unigram", "kn2", "kn3", "kn4"}
+    assert report["export"]["max_abs_logit_diff"] <= 5e-5
+    assert report["export"]["tokenizer_mismatches"] == 0
+    assert "<html" in (folder / "runs/q/report.html").read_text()[:200]
+
+
+def test_a_finished_pipeline_does_nothing_again(quickstart):
+    folder, _, _ = quickstart
+    before = (folder / "runs/q/dpo/manifest.json").stat().st_mtime_ns
+    again = llmkit(folder, "run", "quickstart", "--quick", "out=runs/q")
+    assert again.returncode == 0
+    assert again.stdout.count("is done already") == 15
+    assert (folder / "runs/q/dpo/manifest.json").stat().st_mtime_ns == before
+
+
+def test_the_export_carries_a_card_with_sources_and_licences(quickstart):
+    folder, _, _ = quickstart
+    card = (folder / "runs/q/export/README.md").read_text()
+    assert "public domain" in card
+    assert "chitchat" in card
+
+
+def test_your_own_three_files_become_a_model(tmp_path):
+    source = tmp_path / "texts"
+    source.mkdir()
+    words = "the ship sailed over a calm grey sea and the crew sang of home".split()
+    for i in range(3):
+        lines = [" ".join(words[(i * 7 + j * j + k) % len(words)] for k in range(9)) for j in range(200)]
+        (source / f"{i}.txt").write_text(".\n\n".join(lines), encoding="utf-8")
+    done = llmkit(tmp_path, "run", "pipeline/own_text", f"data.source={source}", "--quick", "out=runs/own")
+    assert done.returncode == 0, done.stderr + done.stdout
+    report = json.loads((tmp_path / "runs/own/report.json").read_text())
+    assert report["pretrain"]["bits_per_byte"] > 0
+    assert (tmp_path / "runs/own/export/model.safetensors").exists()
+
+
+def test_a_plugin_objective_trains_from_python(tmp_path):
+    root = Path(__file__).parents[2]
+    code = f"""
+import llmkit
+text = {str(tmp_path)!r}
+import pathlib; pathlib.Path(text, "a.txt").write_text("all work and no play makes a dull boy " * 3000)
+llmkit.run("pipeline/own_text", {{"data.source": text + "/a.txt"}}, out=text + "/own", quick=True)
+facts = llmkit.train({{"run": {{"steps": 5}}, "model": {{"name": "decoder"}}, "objective": {{"name": "confident"}},
+    "data": {{"name": "tokens", "shards": text + "/own/shards"}}}}, out=text + "/mine", quick=True,
+    plugins=[{str(root / "docs/examples/confident.py")!r}])
+print(facts["result"]["heldout/loss"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) > 0
