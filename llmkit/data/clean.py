@@ -6,15 +6,17 @@ full-width letters, indentation and runs of spaces inside a line stay as they ar
 """
 
 import re
+import unicodedata
 
 import ftfy
+from ftfy.badness import is_bad
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ufeff\ufff9-\ufffb\ufffe\uffff]")
 _LINE_END_SPACES = re.compile(r"[ \t]+$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{4,}")
 _FTFY = ftfy.TextFixerConfig(
     unescape_html=False,
-    remove_terminal_escapes=True,
+    remove_terminal_escapes=False,
     fix_latin_ligatures=False,
     fix_character_width=False,
     uncurl_quotes=False,
@@ -36,7 +38,9 @@ def clean(text: str) -> tuple[str, str | None]:
     found = len(_CONTROL.findall(text))
     if found > MAX_CONTROL_FRAC * len(text) and found > 1:
         return text, "binary"
-    text = ftfy.fix_text(_CONTROL.sub("", text), _FTFY) if not text.isascii() or found else text
+    text = _CONTROL.sub("", text) if found else text
+    if not text.isascii():
+        text = ftfy.fix_text(text, _FTFY) if is_bad(text) else unicodedata.normalize("NFC", text)
     text = _BLANK_LINES.sub("\n\n\n", _LINE_END_SPACES.sub("", text)).strip("\n")
     return text, None if text.strip() else "empty"
 

@@ -1,15 +1,10 @@
 """Exact duplicates, by hash of normalised text: the first one in the order of the sources is kept."""
 
-import re
-
 import xxhash
-
-_SPACE = re.compile(r"\s+")
-
 
 def normal(text: str) -> str:
     """`text` as duplicates are compared: lower case, every run of white space one space."""
-    return _SPACE.sub(" ", text).strip().lower()
+    return " ".join(text.split()).lower()
 
 
 class Seen:
