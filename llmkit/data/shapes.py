@@ -1,8 +1,8 @@
 """What a record of each kind looks like, and how it is checked, cleaned, compared and split.
 
     documents      {id, source, text}
-    conversations  {id, source, messages: [{role, content}, ...], answer?}        the last message is the assistant's
-    pairs          {id, source, prompt: [{role, content}, ...], chosen, rejected, margin?}     the last is the user's
+    conversations  {id, source, messages: [{role, content}, ...], answer?}    the last is the assistant's
+    pairs          {id, source, prompt: [{role, content}, ...], chosen, rejected, margin?}   the last is the user's
 """
 
 from typing import Any
@@ -50,8 +50,10 @@ def _tidy_messages(messages: Any, last: str) -> tuple[Any, str | None]:
         if reason:
             return messages, reason
         tidied.append({"role": message["role"], "content": content})
-    if tidied[-1]["role"] != last:
-        return messages, f"does_not_end_with_{last}"
+    while last == "assistant" and tidied and tidied[-1]["role"] != last:
+        tidied.pop()  # nobody answered it, so there is nothing to learn from it
+    if not tidied or tidied[-1]["role"] != last:
+        return messages, f"no_message_of_{last}"
     return tidied, None
 
 
