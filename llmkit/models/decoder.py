@@ -59,7 +59,7 @@ class Settings(Section):
         if isinstance(width, int) and isinstance(heads, int) and width > 0 and heads > 0:
             if out["head_dim"] is None:
                 if width % heads:
-                    raise ValueError(f"{width} does not divide by heads={heads}; change one or set head_dim")
+                    raise ValueError(f"width={width} does not divide by heads={heads}; change one or set head_dim")
                 out["head_dim"] = width // heads
             out["kv_heads"] = out["kv_heads"] or heads
             out["mlp_dim"] = out["mlp_dim"] or -(-8 * width // 96) * 32
