@@ -244,7 +244,7 @@ def _preference(roles: Roles, figures: dict[str, Any]) -> str:
     ]
     note = (
         f"The log-probability of preferred replies changed by {part['chosen_logprob_change']:+.3f} nat per "
-        f"token. The tuned model is {part['kl']:.4f} nat per token (KL, on its own replies) from where it began."
+        f"token. The tuned model is {part['kl']:.4f} nat per token (KL, own replies) from where it began."
         if part
         else ""
     )
@@ -269,13 +269,12 @@ def _origin(roles: Roles) -> str:
         "origin",
         "Where it comes from",
         markup.figure(lineage.graph(roles.stages), caption),
-        markup.table("Data", ("stage", "source", "licence"), sources),
+        markup.table("Data", ("stage", "source", "licence", "origin"), sources),
         markup.table("Stages", ("stage", "verb", "time", "status", "fingerprint"), stages),
     )
 
 
-def _sources(stage: Stage) -> list[tuple[str, str, str]]:
-    """(stage, source, licence) of collected data, from its manifest."""
+def _sources(stage: Stage) -> list[tuple[str, str, str, str]]:
+    """(stage, source, licence, origin) of collected data, from its manifest."""
     licences = stage.manifest.get("licences") or {}
-    pairs = licences.items() if isinstance(licences, dict) else ((str(item), "") for item in licences)
-    return [(stage.name, str(source), str(licence)) for source, licence in pairs]
+    return [(stage.name, source, facts["licence"], facts["origin"]) for source, facts in licences.items()]
