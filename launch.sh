@@ -89,7 +89,7 @@ setup() { # base | dev
 # In a Slurm allocation of several nodes, but not yet in one of its steps: one launcher per node.
 launcher() {
   if [ "${SLURM_NNODES:-1}" -gt 1 ] && [ -z "${SLURM_STEP_ID:-}" ]; then
-    echo srun --ntasks-per-node=1 --kill-on-bad-exit=1
+    echo srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=300
   fi
 }
 

@@ -25,6 +25,8 @@ from llmkit.log import say
 
 LEAD_S = 120
 """Seconds between the warning of a scheduler and its kill: a step, a checkpoint, and some room."""
+WAIT_S = 300
+"""Seconds that the other nodes have to end by themselves once one has: to save, or to see that it is gone."""
 PORT = 29_400
 """Where the nodes meet when nobody says otherwise; torchrun's own default."""
 
@@ -66,13 +68,15 @@ def slurm(job: Job) -> str:
     header = "\n".join(f"#SBATCH {option}" for option in asked)
     return f"""#!/usr/bin/env bash
 {header}
-# One launcher per node; they meet on the first. `scancel --signal=TERM JOB` stops the run with a checkpoint.
+# One launcher per node; they meet on the first. `scancel --signal=TERM JOB` stops the run with a checkpoint
+# and exit code 75 (not with --full, which ends srun itself).
 # {LEAD_S} s before the time limit Slurm sends USR1 here: the run stops likewise, and is queued again.
 cd {shlex.quote(str(job.folder))}
 again=
 trap 'again=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 trap : TERM
-srun --ntasks-per-node=1 --kill-on-bad-exit=1 {shlex.quote(job.python)} {job.command} -n {job.ranks} &
+srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait={WAIT_S} \\
+  {shlex.quote(job.python)} {job.command} -n {job.ranks} &
 while true; do
   wait $!
   code=$?
