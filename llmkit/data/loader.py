@@ -2,8 +2,9 @@
 
     sample = (step * draws + draw) * rows + (micro * world + rank) * micro_rows + j
 
-Every sample number stands in exactly one micro-batch of one rank, whatever the world size; `Order` turns it into a row.
-A rank that runs out of rows still gets its batch, of padding alone, so that all ranks run the same number of them.
+Every sample number stands in exactly one micro-batch of one rank, whatever the world size; `Order` turns
+it into a row. A rank that runs out of rows still gets its batch, of padding alone, so that all ranks run
+the same number of them.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ Batch = dict[str, Any]
 class Loader:
     """The batches of one rank: `group(step)` to train on, `heldout(max_rows)` to evaluate on.
 
-    `rows` is the global number of rows a step uses (per draw), `micro_rows` the most that one micro-batch holds.
+    `rows` is the global number of rows a step uses (per draw), `micro_rows` the most that one micro-batch
+    holds.
     """
 
     def __init__(self, dataset, rows: int, micro_rows: int, rank: int, world: int, seed: int, draws: int = 1):
@@ -46,7 +48,7 @@ class Loader:
         return micros
 
     def group(self, step: int) -> list[Batch]:
-        """The `draws * num_micro` micro-batches of `step`, draw by draw; the next step's are then prepared."""
+        """The `draws * num_micro` micro-batches of `step`, draw by draw; starts on those of the next."""
         if self._ahead is None or self._ahead[0] != step:
             self._prepare(step)
         ready = self._ahead[1].result()
@@ -85,4 +87,6 @@ def _pin(batch: Batch) -> Batch:
     """The batch in page-locked memory where there is a GPU, so that copies to it can overlap with work."""
     if not torch.cuda.is_available():
         return batch
-    return {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    return {
+        key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()
+    }

@@ -1,6 +1,7 @@
 """The order of samples as arithmetic: no shuffled table, no state, the same for every world size.
 
-    sample number (grows forever) -> epoch = sample // n, place = sample % n -> row = scatter(place, n, key(seed, epoch))
+    sample number (grows forever) -> epoch = sample // n, place = sample % n
+                                  -> row = scatter(place, n, key of (seed, epoch))
 
 Resuming is knowing one number. Any rank can say which row any sample is, without asking the others.
 """
@@ -20,8 +21,8 @@ def mix(value: int) -> int:
 def scatter(i: int, n: int, key: int) -> int:
     """Where sample `i` of `n` lands in the shuffle called `key`: a bijection on range(n), with no table.
 
-    Six Feistel rounds over the index bits, walking the cycle until back in range (Black & Rogaway 2002). The domain
-    is less than four times `n`, so the walk takes fewer than four turns on average.
+    Six Feistel rounds over the index bits, walking the cycle until back in range (Black & Rogaway 2002).
+    The domain is less than four times `n`, so the walk takes fewer than four turns on average.
     """
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1

@@ -1,4 +1,4 @@
-"""A line on the terminal that says how far a long pass over data has come; nothing where there is no terminal."""
+"""A line on the terminal that says how far a pass over data has come; nothing where there is no terminal."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -13,7 +13,12 @@ EVERY = 64
 def watched(items: Iterable[T], label: str, book=None, total: int | None = None) -> Iterator[T]:
     """`items`, shown as they pass; `book.bytes`, if given, is shown in megabytes."""
     console = Console(stderr=True)
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}")]
+    columns = [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[done]}"),
+    ]
     if not console.is_terminal:
         yield from items
         return

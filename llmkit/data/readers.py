@@ -1,10 +1,12 @@
 """A user's files as records, in bounded memory, whatever is in them.
 
-Every reader yields plain mappings in file order. What cannot be read is a record too, `{id, unreadable: reason,
-excerpt}`, so that it is counted and shown, and the rest of the file goes on:
+Every reader yields plain mappings in file order. What cannot be read is a record too, `{id, unreadable:
+reason, excerpt}`, so that it is counted and shown, and the rest of the file goes on:
 
-    too_long    a line of a .jsonl beyond MAX_LINE        not_json    includes a torn last line
-    not_utf8    a part of a text, or a line               broken_file compressed or parquet data that stops making sense
+    too_long      a line of a .jsonl beyond MAX_LINE
+    not_utf8      a line, or a part of a text file
+    not_json, not_an_object     a line of a .jsonl; a torn last line too
+    broken_file   compressed or parquet data that stops making sense
 """
 
 import gzip
@@ -38,7 +40,7 @@ def opened(path: Path) -> io.BufferedIOBase:
 
 
 def text_parts(path: Path, name: str, part_bytes: int) -> Iterator[dict[str, Any]]:
-    """{id, text} of a text file: whole, or cut near `part_bytes` at blank lines, line ends, spaces or anywhere."""
+    """{id, text} of a text file: whole, or cut near `part_bytes` at blank lines, line ends or spaces."""
     try:
         with opened(path) as file:
             held = file.read(part_bytes)
@@ -60,7 +62,7 @@ def text_parts(path: Path, name: str, part_bytes: int) -> Iterator[dict[str, Any
 
 
 def _cut(held: bytes) -> int:
-    """Where to end a part: after the last blank line, line end or space of its second half, else between characters."""
+    """Where to end a part: after the last blank line, line end or space of its second half, or anywhere."""
     for mark in (b"\n\n", b"\n", b" "):
         if (at := held.rfind(mark, len(held) // 2)) >= 0:
             return at + len(mark)

@@ -1,8 +1,10 @@
 """What a record of each kind looks like, and how it is checked, cleaned, compared and split.
 
     documents      {id, source, text}
-    conversations  {id, source, messages: [{role, content}, ...], answer?}    the last is the assistant's
-    pairs          {id, source, prompt: [{role, content}, ...], chosen, rejected, margin?}   the last is the user's
+    conversations  {id, source, messages: [{role, content}, ...], answer?}
+    pairs          {id, source, prompt: [{role, content}, ...], chosen, rejected, margin?}
+
+Conversations end with a message of the assistant, prompts with one of the user.
 """
 
 from typing import Any

@@ -1,7 +1,9 @@
 """`llmkit data shard`: collected documents to memory-mapped token shards that know which tokenizer made them.
 
     train.jsonl -> BOS + ids of each document -> train_00000.bin/.idx, train_00001.bin/.idx, ...
-                                                 shards.json: tokenizer fingerprint, sha256 and size of every file
+                                                 shards.json, a copy of the tokenizer
+
+shards.json holds the tokenizer's fingerprint, and size and sha256 of every file, which readers check.
 """
 
 import hashlib
@@ -31,11 +33,13 @@ class Shard(Section):
 
     data: str = Field(description="directory made by `data collect` (kind: documents)")
     tokenizer: str = Field(description="directory made by `tokenizer train`")
-    shard_tokens: int = Field(500_000_000, description="tokens of a shard file; it ends with the document", ge=1000)
+    shard_tokens: int = Field(
+        500_000_000, description="tokens of a shard file; it ends with the document", ge=1000
+    )
 
 
 def work(settings: Shard, out: Path) -> dict[str, Any]:
-    """Write the shards of both splits into `out`, with a copy of the tokenizer -> fingerprint, counts by split.
+    """Write the shards of both splits and a copy of the tokenizer into `out` -> fingerprint, counts.
 
     DataError if there are no documents, or no tokenizer.
     """
@@ -53,7 +57,8 @@ def work(settings: Shard, out: Path) -> dict[str, Any]:
     }
     manifest.write_json(out / INDEX, index)
     counts = {f"{split}_{key}": n for split, numbers in splits.items() for key, n in numbers.items()}
-    licences = manifest.read(Path(settings.data)).get("licences", {}) if (Path(settings.data) / manifest.NAME).exists() else {}
+    made = Path(settings.data) / manifest.NAME
+    licences = manifest.read(made.parent).get("licences", {}) if made.exists() else {}
     return {"fingerprint": manifest.digest(index), "counts": counts, "licences": licences}
 
 
@@ -80,10 +85,12 @@ def verify(folder: Path, contents: bool = True) -> dict[str, Any]:
             raise DataError(f"{path}: is missing; run llmkit data shard again")
         if path.stat().st_size != expected["bytes"]:
             found = path.stat().st_size
-            raise DataError(f"{path}: {found} bytes, {expected['bytes']} expected; run llmkit data shard again")
+            raise DataError(
+                f"{path}: {found} bytes, {expected['bytes']} expected; run llmkit data shard again"
+            )
         if contents and (found := facts(path)["sha256"]) != expected["sha256"]:
             raise DataError(
-                f"{path}: sha256 {found[:12]}..., {expected['sha256'][:12]}... expected; run llmkit data shard again"
+                f"{path}: sha256 {found[:12]}..., not {expected['sha256'][:12]}...; run data shard again"
             )
     return index
 

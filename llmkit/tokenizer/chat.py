@@ -3,9 +3,10 @@
     messages -> template over placeholders -> text with marks -> cut at control tokens -> ids, mask
                 (nobody's text is in it)
 
-The template never sees what people wrote: it is rendered over placeholders, which are filled in afterwards. So control
-tokens come from the template alone, and `<|end|>` typed by a user is seven characters. The template is data that may
-come with a foreign checkpoint: it runs in jinja's immutable sandbox, with limits on its size and on what it prints.
+The template never sees what people wrote: it is rendered over placeholders, which are filled in
+afterwards. So control tokens come from the template alone, and `<|end|>` typed by a user is seven
+characters. The template is data that may come with a foreign checkpoint: it runs in jinja's immutable
+sandbox, with limits on its size and on what it prints.
 """
 
 import functools
@@ -27,7 +28,7 @@ _OPEN, _CLOSE = "\ue002", "\ue003"
 
 
 class Generation(Extension):
-    """`{% generation %} ... {% endgeneration %}`: the part of a rendered conversation that the model learns to say."""
+    """`{% generation %} ... {% endgeneration %}`: what the model learns to say."""
 
     tags = {"generation"}
 
@@ -47,7 +48,9 @@ def _raise(message):
 @functools.lru_cache(8)
 def _compiled(template: str):
     if len(template) > MAX_TEMPLATE:
-        raise DataError(f"chat_template.jinja: {len(template)} characters; at most {MAX_TEMPLATE} are accepted")
+        raise DataError(
+            f"chat_template.jinja: {len(template)} characters; at most {MAX_TEMPLATE} are accepted"
+        )
     extensions = [Generation, "jinja2.ext.loopcontrols"]
     sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     sandbox.globals["raise_exception"] = _raise
@@ -62,11 +65,14 @@ def markers(template: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"<\|\w+\|>", template)))
 
 
-def render(tokenizer: Tokenizer, messages: list[dict], open_reply: bool = False) -> tuple[list[int], list[int]]:
+def render(
+    tokenizer: Tokenizer, messages: list[dict], open_reply: bool = False
+) -> tuple[list[int], list[int]]:
     """-> (ids, mask), equally long; mask is 1 where the token belongs to an assistant's reply or ends it.
 
-    `messages` are `{role, content}`; `open_reply` adds what comes before the next reply, to generate from. A longer
-    conversation's ids begin with those of its beginning. DataError for roles or templates that cannot be rendered.
+    `messages` are `{role, content}`; `open_reply` adds what comes before the next reply, to generate
+    from. A longer conversation's ids begin with those of its beginning. DataError for roles or templates
+    that cannot be rendered.
     """
     text = _rendered(tokenizer, messages, open_reply)
     ids: list[int] = []
@@ -107,7 +113,9 @@ def _rendered(tokenizer: Tokenizer, messages: list[dict], open_reply: bool) -> s
     """The template's text, with a placeholder wherever somebody's content belongs."""
     for i, message in enumerate(messages):
         if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
-            raise DataError(f"messages[{i}]: needs a role ({', '.join(ROLES)}) and a content that is text: {message!r:.80}")
+            raise DataError(
+                f"messages[{i}]: needs a role ({', '.join(ROLES)}) and text as content: {message!r:.80}"
+            )
     holes = [{"role": m["role"], "content": _HOLE.format(i)} for i, m in enumerate(messages)]
     names = {i: text for text, i in tokenizer.specials.items()}
     special = {"bos_token": names.get(tokenizer.bos, ""), "eos_token": names.get(tokenizer.eos, "")}

@@ -1,9 +1,9 @@
-"""The same tokenizer for Hugging Face: tokenizer.json built piece by piece, and a config that keeps it that way.
+"""The same tokenizer for Hugging Face: tokenizer.json built piece by piece, and a config that keeps it.
 
-`LlamaTokenizer` of transformers 5 replaces what tokenizer.json says about spaces by a rule of its own; the class
-written here, PreTrainedTokenizerFast, keeps the file as it is, in versions 4 and 5 alike. What users type can still
-become a control token there, unless they pass `split_special_tokens=True`: that is how chat templates work in
-transformers. `llmkit` itself never does it (tokenizer/chat.py).
+`LlamaTokenizer` of transformers 5 replaces what tokenizer.json says about spaces by a rule of its own;
+the class written here, PreTrainedTokenizerFast, keeps the file as it is, in versions 4 and 5 alike. What
+users type can still become a control token there, unless they pass `split_special_tokens=True`: that is
+how chat templates work in transformers. `llmkit` itself never does it (tokenizer/chat.py).
 """
 
 import json
@@ -28,10 +28,12 @@ def write(folder: Path) -> None:
 
 
 def copy(folder: str | Path, out: str | Path) -> None:
-    """Copy a tokenizer directory's own files into `out`. tokenizer.model too: other converters look for it."""
+    """Copy a tokenizer's files into `out`, tokenizer.model among them: other converters look for it."""
     folder, out = Path(folder), Path(out)
     if not (folder / "tokenizer.json").is_file():
-        raise DataError(f"{folder}: no tokenizer.json here; train the tokenizer, or export it with tokenizer export")
+        raise DataError(
+            f"{folder}: no tokenizer.json here; train the tokenizer, or export it with tokenizer export"
+        )
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if (folder / name).is_file():
@@ -44,7 +46,9 @@ def converted(model: protobuf.ModelProto):
 
     tokenizer = Tokenizer(_bpe(model))
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     special = [p.piece for p in model.pieces if p.type in (KIND.CONTROL, KIND.UNKNOWN)]
     tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
     plain = [p.piece for p in model.pieces if p.type == KIND.USER_DEFINED]
@@ -57,7 +61,7 @@ def converted(model: protobuf.ModelProto):
 
 
 def _bpe(model: protobuf.ModelProto):
-    """Merges in the order of the pieces they make; of each piece, every split into two pieces of the vocabulary."""
+    """Merges in the order of the pieces they make; of each piece, every split into two known pieces."""
     from tokenizers import models
 
     ids = {piece.piece: i for i, piece in enumerate(model.pieces)}
@@ -74,7 +78,7 @@ def _bpe(model: protobuf.ModelProto):
 
 
 def _config(model: protobuf.ModelProto) -> dict:
-    """tokenizer_config.json; what transformers would otherwise guess, in both its dialects, is written out."""
+    """tokenizer_config.json, with all that transformers 4 or 5 would otherwise guess."""
     spec = model.trainer_spec
     named = {"bos_token": spec.bos_piece, "eos_token": spec.eos_piece, "pad_token": spec.pad_piece}
     named["unk_token"] = spec.unk_piece

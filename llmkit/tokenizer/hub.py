@@ -14,7 +14,7 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class HubPieces:
-    """The pieces of a tokenizer.json, with the roles that tokenizer_config.json or config.json give to some of them."""
+    """The pieces of a tokenizer.json, with the roles that tokenizer_config.json gives some of them."""
 
     def __init__(self, folder: Path):
         from tokenizers import Tokenizer
@@ -40,7 +40,9 @@ class HubPieces:
         token = token.get("content") if isinstance(token, dict) else token
         found = self._model.token_to_id(token) if isinstance(token, str) else None
         if found is None and otherwise is None:
-            raise DataError(f"{folder / 'tokenizer_config.json'}: {name}_token {token!r} is not in tokenizer.json")
+            raise DataError(
+                f"{folder / 'tokenizer_config.json'}: {name}_token {token!r} is not in tokenizer.json"
+            )
         return otherwise if found is None else found
 
     def encode(self, text: str) -> list[int]:

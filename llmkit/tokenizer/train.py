@@ -1,11 +1,11 @@
-"""`llmkit tokenizer train`: a vocabulary from collected documents, ending with the proof that its export is equal.
+"""`llmkit tokenizer train`: a vocabulary from collected text, and the proof that its export is equal.
 
     train.jsonl -> lines of at most 4 kB -> SentencePiece -> tokenizer.model -> export -> check
                    (never dropped)         (deterministic)
 
-SentencePiece drops lines that are too long or hold a reserved character, and says so only in a log nobody reads; on
-the Pile that was 7 % of all lines (google/sentencepiece#671). Here every byte is accounted for, and losing more than
-0.1 % of them is an error.
+SentencePiece drops lines that are too long or hold a reserved character, and says so only in a log nobody
+reads; on the Pile that was 7 % of all lines (google/sentencepiece#671). Here every byte is accounted for,
+and losing more than 0.1 % of them is an error.
 """
 
 import io
@@ -37,23 +37,35 @@ class TokenizerSpec(Section):
 
     data: str = Field(description="directory made by `data collect` (kind: documents)")
     model: Literal["bpe"] = Field("bpe", description="bpe: byte-pair merges, for decoders")
-    vocab_size: int = Field(4096, description="pieces, control tokens and 256 bytes included", ge=300, le=1_000_000)
+    vocab_size: int = Field(
+        4096, description="pieces, control tokens and 256 bytes included", ge=300, le=1_000_000
+    )
     at_most: bool = Field(False, description="vocab_size is a ceiling: a small corpus gives fewer pieces")
-    byte_fallback: bool = Field(True, description="spell unseen characters in bytes; without it they are lost")
-    character_coverage: float = Field(0.99995, description="share of characters that get a piece", gt=0.9, le=1)
+    byte_fallback: bool = Field(
+        True, description="spell unseen characters in bytes; without it they are lost"
+    )
+    character_coverage: float = Field(
+        0.99995, description="share of characters that get a piece", gt=0.9, le=1
+    )
     split_digits: bool = Field(True, description="every digit is a piece of its own")
     white_space: list[str] = Field(
-        ["\n", "\n\n", "\t", "  ", "    ", "        "], description="runs of white space that are always one piece"
+        ["\n", "\n\n", "\t", "  ", "    ", "        "],
+        description="runs of white space that are always one piece",
     )
-    chat: str = Field("plain", description="chat template: a name in tokenizer/chat/, or the path of a .jinja file")
-    train_bytes: int = Field(100_000_000, description="bytes of text to learn from; more is sampled down", ge=1000)
+    chat: str = Field(
+        "plain", description="chat template: a name in tokenizer/chat/, or the path of a .jinja file"
+    )
+    train_bytes: int = Field(
+        100_000_000, description="bytes of text to learn from; more is sampled down", ge=1000
+    )
     check_lines: int = Field(1000, description="held-out lines on which the export must agree", ge=1)
 
 
 def work(settings: TokenizerSpec, out: Path) -> dict:
     """Train, export and prove equal; `out` is a complete tokenizer directory afterwards.
 
-    Raises ConfigError (vocabulary too large or small), DataError (text lost, no data), ExportRefused (ids differ).
+    Raises ConfigError (vocabulary too large or small), DataError (text lost, no data), ExportRefused (ids
+    differ).
     """
     template = find_template(settings.chat)
     out = Path(out)
@@ -78,9 +90,13 @@ def work(settings: TokenizerSpec, out: Path) -> dict:
 
 
 def find_template(name: str) -> str:
-    """The text of the chat template called `name`: a path, or a name in tokenizer/chat/. ConfigError if none."""
+    """The text of the chat template called `name`: a path, or a name in tokenizer/chat/; or ConfigError."""
     path = Path(name)
-    places = [path] if path.suffix == ".jinja" else [h / "chat" / f"{name}.jinja" for h in config.homes("tokenizer")]
+    places = (
+        [path]
+        if path.suffix == ".jinja"
+        else [h / "chat" / f"{name}.jinja" for h in config.homes("tokenizer")]
+    )
     for place in places:
         if place.is_file():
             return place.read_text(encoding="utf-8")
@@ -89,7 +105,7 @@ def find_template(name: str) -> str:
 
 
 class Lines:
-    """The training text as sentences for SentencePiece; after one pass, how many bytes it had and how many it lost."""
+    """The training text as SentencePiece's sentences; after a pass, how many bytes it had and lost."""
 
     def __init__(self, data: Path, max_bytes: int):
         self.path = data / "train.jsonl"
@@ -127,7 +143,7 @@ def _spoken(record: dict) -> list[str]:
 
 
 def chunks(text: str) -> Iterator[str]:
-    """`text` in pieces of at most LINE_BYTES: whole lines, cut at spaces or, where there are none, anywhere."""
+    """`text` in pieces of at most LINE_BYTES: whole lines, cut at spaces or, without any, anywhere."""
     for line in text.splitlines(keepends=True):
         while len(line.encode()) > LINE_BYTES:
             end = line.rfind(" ", 1, LINE_BYTES // 4)

@@ -1,11 +1,13 @@
 """A trained vocabulary: text to ids and back, for every part of llmkit that handles text.
 
-A tokenizer directory is self-contained and travels inside checkpoints:
+A tokenizer directory is self-contained and travels inside shards and checkpoints:
 
-    tokenizer.model       SentencePiece, what llmkit encodes with          chat_template.jinja   how messages become text
-    tokenizer.json, tokenizer_config.json   the same for Hugging Face      spec.yaml             how it was trained
+    tokenizer.model                           SentencePiece: what llmkit encodes with
+    tokenizer.json, tokenizer_config.json     the same for Hugging Face
+    chat_template.jinja                       how messages become text
+    spec.yaml                                 how it was trained
 
-A directory without tokenizer.model (one that came from elsewhere) is read from tokenizer.json instead; see hub.py.
+A directory without tokenizer.model, one that came from elsewhere, is read from tokenizer.json; see hub.py.
 """
 
 import hashlib
@@ -23,7 +25,8 @@ SPACE = "\u2581"
 class Tokenizer:
     """Ids of text, without special tokens: `encode` never makes one, whatever the text says.
 
-    bos, eos, pad: ids. specials: {text of a control token: its id}. fingerprint: sha256 hex of what decides the ids.
+    bos, eos, pad: ids. specials: {text of a control token: its id}. fingerprint: sha256 hex of what
+    decides the ids.
     """
 
     def __init__(self, pieces, folder: Path):
@@ -46,7 +49,9 @@ class Tokenizer:
             from llmkit.tokenizer.hub import HubPieces
 
             return cls(HubPieces(folder), folder)
-        raise DataError(f"{folder}: no tokenizer here (tokenizer.model or tokenizer.json); run llmkit tokenizer train")
+        raise DataError(
+            f"{folder}: no tokenizer here (tokenizer.model or tokenizer.json); run llmkit tokenizer train"
+        )
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, no BOS, and no control token even where `text` spells one."""
@@ -61,8 +66,11 @@ class Tokenizer:
         return self._pieces.decode([int(i) for i in ids])
 
     def piece_bytes(self) -> np.ndarray:
-        """(V,) int32: how many bytes of text each id stands for; 0 for control tokens. Their sum over a document's ids
-        is the document's length in UTF-8, except that a literal U+2581 counts as the space it is encoded as."""
+        """(V,) int32: how many bytes of text each id stands for; 0 for control tokens.
+
+        Their sum over a text's ids is its length in UTF-8; a literal U+2581 counts as the space it is
+        read as.
+        """
         return self._pieces.piece_bytes()
 
     @property
@@ -70,7 +78,9 @@ class Tokenizer:
         """The jinja text of chat_template.jinja. DataError if the tokenizer has none."""
         path = self.folder / "chat_template.jinja"
         if not path.is_file():
-            raise DataError(f"{path}: no chat template; train the tokenizer with chat=plain, or put one there")
+            raise DataError(
+                f"{path}: no chat template; train the tokenizer with chat=plain, or put one there"
+            )
         return path.read_text(encoding="utf-8")
 
 
@@ -82,7 +92,9 @@ class SentencePieces:
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
         except RuntimeError as error:
-            raise DataError(f"{path}: not a SentencePiece model ({error}); train the tokenizer again") from None
+            raise DataError(
+                f"{path}: not a SentencePiece model ({error}); train the tokenizer again"
+            ) from None
         self.fingerprint = hashlib.sha256(proto).hexdigest()
         self.vocab_size = self._model.get_piece_size()
         self.bos, self.eos, self.pad = self._model.bos_id(), self._model.eos_id(), self._model.pad_id()

@@ -16,7 +16,10 @@ class Numbers:
         return self.n
 
     def batch(self, rows):
-        return {"sample": torch.tensor([s for s, _ in rows] or [-1]), "row": torch.tensor([r for _, r in rows] or [-1])}
+        return {
+            "sample": torch.tensor([s for s, _ in rows] or [-1]),
+            "row": torch.tensor([r for _, r in rows] or [-1]),
+        }
 
 
 def seen(batches):

@@ -32,10 +32,13 @@ class Tokens:
     class Settings(Section):
         name: Literal["tokens"] = "tokens"
         shards: str = Field(description="directory made by `data shard`")
-        tokenizer: str | None = Field(None, description="tokenizer that the shards must be made with, if given")
+        tokenizer: str | None = Field(
+            None, description="tokenizer that the shards must be made with, if given"
+        )
         seq_len: int = Field(256, gt=1, description="tokens of a row, the model's context")
         verify: Literal["contents", "sizes"] = Field(
-            "contents", description="contents: sha256 of every shard at start (about 1 GB/s); sizes: for huge corpora"
+            "contents",
+            description="contents: sha256 of every shard at start (about 1 GB/s); sizes: for huge corpora",
         )
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 64}
 
@@ -49,7 +52,9 @@ class Tokens:
         _same(settings, folder, index["tokenizer"], tokenizer)
         self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
         self._piece_bytes = tokenizer.piece_bytes()
-        names = sorted(name for name in index["files"] if name.startswith(f"{split}_") and name.endswith(".bin"))
+        names = sorted(
+            name for name in index["files"] if name.startswith(f"{split}_") and name.endswith(".bin")
+        )
         self._shards = [Indexed(folder / name) for name in names]
         self._starts = _starts([shard.lengths for shard in self._shards])
         self._first = np.cumsum([0, *(len(shard.ids) for shard in self._shards)])

@@ -15,22 +15,32 @@ from llmkit.registry import register
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 PACKED = (".gz", ".zst")
 WANTED = ".txt, .md, .jsonl (each also .gz or .zst) or .parquet"
-KEYS = {"documents": [], "conversations": ["messages", "answer"], "pairs": ["prompt", "chosen", "rejected", "margin"]}
+KEYS = {
+    "documents": [],
+    "conversations": ["messages", "answer"],
+    "pairs": ["prompt", "chosen", "rejected", "margin"],
+}
 
 
 @register("source", "files")
 class Files:
-    """Every readable file under `path`, in order of name. Text files are documents; rows of the others have keys."""
+    """Every readable file under `path`, in order of name: texts as documents, rows of the others by key."""
 
     class Settings(Section):
         name: Literal["files"] = "files"
         path: str = Field(description="a file or a folder")
-        kind: Literal["documents", "conversations", "pairs"] = Field("documents", description="what the files hold")
+        kind: Literal["documents", "conversations", "pairs"] = Field(
+            "documents", description="what the files hold"
+        )
         text: str = Field("text", description="key or column that holds a document's text")
         part_bytes: int = Field(
-            50_000, ge=1000, description="text files longer than this are cut at blank lines into several documents"
+            50_000,
+            ge=1000,
+            description="text files longer than this are cut at blank lines into several documents",
         )
-        licence: str = Field("not stated", description="licence of these files, for the manifest and the model card")
+        licence: str = Field(
+            "not stated", description="licence of these files, for the manifest and the model card"
+        )
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -40,7 +50,7 @@ class Files:
         self.size = "as it is"
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Records of the settings' kind, and `{id, unreadable, excerpt}`. DataError if there is nothing to read."""
+        """Records of the settings' kind, and `{id, unreadable, excerpt}`. DataError if there is no file."""
         root = Path(self.settings.path).expanduser()
         for path in found(root):
             name = path.relative_to(root).as_posix() if root.is_dir() else path.name
@@ -52,12 +62,20 @@ class Files:
         if format in (".txt", ".md"):
             yield from readers.text_parts(path, name, self.settings.part_bytes)
             return
-        rows = readers.json_lines(path, name) if format == ".jsonl" else readers.parquet_rows(path, name, ["id", *keys])
+        rows = (
+            readers.json_lines(path, name)
+            if format == ".jsonl"
+            else readers.parquet_rows(path, name, ["id", *keys])
+        )
         for row in rows:
             if "unreadable" in row:
                 yield row
             else:
-                named = {"text": row.get(keys[0])} if self.kind == "documents" else {k: row[k] for k in keys if k in row}
+                named = (
+                    {"text": row.get(keys[0])}
+                    if self.kind == "documents"
+                    else {k: row[k] for k in keys if k in row}
+                )
                 yield {"id": row["id"], **named}
 
 
@@ -74,7 +92,9 @@ def found(root: Path) -> list[Path]:
     if not wanted:
         raise DataError(f"{root}: holds no {WANTED} file ({len(inside)} others); name another folder")
     if others := sorted({p.suffix or p.name for p in inside if suffix(p) not in SUFFIXES}):
-        warn(f"{root}: {len(inside) - len(wanted)} files are not read ({', '.join(others[:8])}); {WANTED} are")
+        warn(
+            f"{root}: {len(inside) - len(wanted)} files are not read ({', '.join(others[:8])}); {WANTED} are"
+        )
     return wanted
 
 
