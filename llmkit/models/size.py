@@ -67,16 +67,16 @@ def memory_bytes(settings, rows: int, seq_len: int, *, shards: int = 1, zero: in
 PEAK_TFLOPS = (
     (r"\bMIG\b", None),  # a slice of a device
     (r"H200 NVL", 835.5),
-    (r"H200", 989.4),  # GH200 too
+    (r"H200\b", 989.4),  # GH200 too
     (r"H100 NVL", 835.5),
     (r"H100 PCIe", 756.5),
-    (r"H100", 989.4),  # "NVIDIA H100 80GB HBM3" is the SXM5 board
+    (r"H100\b", 989.4),  # "NVIDIA H100 80GB HBM3" is the SXM5 board
     (r"H20\b", 148.0),
     (r"H800 PCIe", 756.5),
-    (r"H800", 989.4),
+    (r"H800\b", 989.4),
     (r"\bB200", 2250.0),
-    (r"A100", 312.0),
-    (r"A800", 312.0),
+    (r"A100\b", 312.0),
+    (r"A800\b", 312.0),
     (r"\bA10\b", 125.0),
     (r"\bA40\b", 149.7),
     (r"RTX A6000", 154.8),

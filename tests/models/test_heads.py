@@ -1,0 +1,26 @@
+"""Score heads."""
+
+import torch
+from tests.nets import random_net
+
+from llmkit.models.blocks import initialise
+
+
+def test_a_score_is_the_product_of_the_row_and_the_hidden_state():
+    net, tokens = random_net("score"), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    scores = net.scores(tokens)
+    assert scores.shape == (2, 3)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, (net.hidden(tokens) * net.score.weight[0]).sum(-1))
+
+
+def test_every_reply_starts_with_the_score_zero():
+    net = initialise(random_net("value"), seed=1)
+    assert net.scores(torch.tensor([[1, 2, 3]])).abs().max() == 0
+
+
+def test_the_trunk_keeps_its_names_and_loses_its_output_matrix():
+    lm, score = dict(random_net(tie=False).named_parameters()), dict(random_net("score", tie=False).named_parameters())
+    trunk = {name.removeprefix("trunk.") for name in score if name.startswith("trunk.")}
+    assert trunk == lm.keys() - {"lm_head.weight"}
+    assert score.keys() - {f"trunk.{name}" for name in trunk} == {"score.weight"}

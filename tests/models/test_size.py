@@ -1,0 +1,102 @@
+"""Counts against torch's own: parameters, FLOPs, saved bytes; and the table of peak rates."""
+
+import pytest
+import torch
+from tests.nets import random_net
+from torch.utils.flop_counter import FlopCounterMode
+
+from llmkit.models import size
+from llmkit.models.decoder import Decoder, Settings
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie": False}, {"kv_heads": 4}, {"head_dim": 8}, {"mlp_dim": 100}])
+def test_the_formula_counts_the_parameters_that_are_there(changes):
+    net = random_net(**changes)
+    assert size.parameters(net) == size.parameters_of(net.settings)
+
+
+def test_a_net_on_the_meta_device_can_be_counted():
+    with torch.device("meta"):
+        net = Decoder(Settings(width=4096, layers=32, heads=32, kv_heads=8, mlp_dim=14336, vocab_size=128256, tie=False))
+    assert size.parameters(net) == 8_030_261_248  # Llama-3-8B
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_flops_per_token_are_those_that_torch_counts(tie):
+    net, T = random_net(tie=tie), 32
+    tokens = torch.randint(0, 400, (2, T))
+    with FlopCounterMode(display=False) as counter:
+        net.nll(tokens, None, tokens).sum().backward()
+    s = net.settings
+    uncounted = 3 * s.layers * 4 * s.heads * s.head_dim * (T - 1) / 2  # torch counts the masked half of the scores
+    assert counter.get_total_flops() / tokens.numel() == size.flops_per_token(s, T) + uncounted
+
+
+def test_forward_alone_is_a_third():
+    s = random_net().settings
+    assert size.flops_per_token(s, 64, training=False) * 3 == size.flops_per_token(s, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "tera"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA H200", 989.4),
+        ("NVIDIA H200 NVL", 835.5),
+        ("NVIDIA GH200 480GB", 989.4),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA A100-PCIE-40GB", 312.0),
+        ("NVIDIA A10", 125.0),
+        ("NVIDIA L4", 121.0),
+        ("NVIDIA L40", 181.0),
+        ("NVIDIA L40S", 362.0),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("AMD Instinct MI300X", 1307.4),
+    ],
+)
+def test_known_devices_have_their_data_sheet_rate(name, tera):
+    assert size.peak_flops(name) == tera * 1e12
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cpu", "", "AMD EPYC", "NVIDIA H300", "NVIDIA A1000", "NVIDIA GeForce RTX 4090 D", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"],
+)
+def test_an_unknown_device_has_no_rate_and_no_utilisation(name):
+    assert size.peak_flops(name) is None
+    assert size.utilisation(random_net().settings, 64, 1e6, name) is None
+
+
+def test_utilisation_is_the_useful_share_of_the_peak():
+    s = Settings(width=4096, layers=32, heads=32, mlp_dim=11008, vocab_size=32000, tie=False)  # Llama-2-7B
+    assert size.utilisation(s, 2048, 10_643, "NVIDIA H100 80GB HBM3") == pytest.approx(0.45, abs=0.02)
+
+
+def saved_bytes(net, tokens):
+    seen = {}
+
+    def pack(x):
+        if not isinstance(x, torch.nn.Parameter):
+            seen[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        nll = net.nll(tokens, None, tokens)
+    assert nll.requires_grad
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_the_estimate_of_activations_is_near_what_autograd_keeps(recompute):
+    net = random_net(width=64, layers=6, vocab_size=16, recompute=recompute)
+    kept = saved_bytes(net, torch.randint(0, 16, (4, 64)))
+    assert size.memory_bytes(net.settings, 4, 64, bf16=False)["activations"] == pytest.approx(kept, rel=0.3)
+
+
+def test_zero_stages_divide_what_they_shard():
+    s = random_net().settings
+    whole, third = size.memory_bytes(s, 1, 64), size.memory_bytes(s, 1, 64, shards=4, zero=3)
+    for part in ("weights", "gradients", "optimizer"):
+        assert third[part] == whole[part] // 4
