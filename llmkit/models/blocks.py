@@ -1,10 +1,11 @@
 """The blocks that every text model is made of, and how their parameters are initialised.
 
-    x ─► norm ─► attention(turn, mask) ─► + ─► norm ─► SwiGLU ─► +        pre-norm, as in Llama (Touvron et al. 2023)
+    x ─► norm ─► attention(turn, mask) ─► + ─► norm ─► SwiGLU ─► +      pre-norm, as in Llama (Touvron 2023)
 
-Letters: B rows, T positions, S positions that can be attended to, D model width, H heads, G key/value heads, K head
-width. A *segment* is a document in a packed row: `segments` (B, T) holds 1, 2, ... per document and 0 for padding.
-Parameter names and arithmetic are those of Hugging Face's LlamaModel, so that export renames nothing but a prefix.
+Letters: B rows, T positions, S positions that can be attended to, D model width, H heads, G key/value heads,
+K head width. A *segment* is a document in a packed row: `segments` (B, T) holds 1, 2, ... per document and 0
+for padding. Parameter names and arithmetic are those of Hugging Face's LlamaModel, so that export renames
+nothing but a prefix.
 """
 
 import hashlib
@@ -41,7 +42,7 @@ def positions(segments: Tensor) -> Tensor:
 
 
 def block_diagonal(segments: Tensor, queries: int | None = None) -> Tensor:
-    """Causal attention inside each document: (B, T) segments -> (B, 1, Q, T) bool, True where attention is allowed.
+    """Causal attention inside each document: (B, T) segments -> (B, 1, Q, T) bool, True where it is allowed.
 
     `queries`: only the last so many positions ask. Padding attends to padding, so that no softmax is empty.
     """
@@ -52,7 +53,7 @@ def block_diagonal(segments: Tensor, queries: int | None = None) -> Tensor:
 
 
 def flex_mask(segments: Tensor):
-    """The same rule as `block_diagonal`, as a FlexAttention BlockMask: whole blocks outside a document are skipped."""
+    """The same rule as `block_diagonal`, as a FlexAttention BlockMask: blocks outside a document are skipped."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def allowed(b, h, q, k):
@@ -65,7 +66,8 @@ def flex_mask(segments: Tensor):
 def rope(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the rotary angles (Su et al. 2021, eq. 34): (B, T) -> two (B, 1, T, K/2), fp32.
 
-    Computed on the fly: a buffer would be left uninitialised by meta construction and would travel in checkpoints.
+    Computed on the fly: a buffer would be left uninitialised by meta construction and would travel in
+    checkpoints.
     """
     powers = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
     angles = positions[:, None, :, None].float() * (1.0 / theta**powers)
@@ -73,7 +75,7 @@ def rope(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the halves of each head, (x1, x2), by `turn`: the layout of Hugging Face, not the interleaved one."""
+    """Turn the halves of each head, (x1, x2), by `turn`: Hugging Face's layout, not the interleaved one."""
     cos, sin = turn
     x1, x2 = x.float().chunk(2, -1)
     return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).to(x.dtype)
@@ -93,8 +95,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, turn, mask, past=None) -> Tensor:
         """x (B, T, D) -> (B, T, D).
 
-        `turn`: the pair of `rope`. `mask`: None = causal; bool (B, 1, T, S), True = allowed; or a FlexAttention
-        BlockMask. `past`: a `Past` that lends the keys and values of earlier positions and keeps those of `x`.
+        `turn`: the pair of `rope`. `mask`: None = causal; bool (B, 1, T, S), True = allowed; or a
+        FlexAttention BlockMask. `past`: a `Past` that lends the keys and values of earlier positions and
+        keeps those of `x`.
         """
         q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, turn), rotate(k, turn)
@@ -108,11 +111,11 @@ class Attention(nn.Module):
 
 
 SHORT = 512
-"""Up to this row length attention on a CPU is written out: torch's fused CPU kernel takes three times as long."""
+"""Up to this row length attention on a CPU is written out: torch's fused kernel takes three times as long."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
-    """Softmax attention: q (B, H, T, K), k and v (B, G, S, K) -> (B, H, T, K); `mask` as in `Attention.forward`."""
+    """Softmax attention: q (B, H, T, K), k and v (B, G, S, K) -> (B, H, T, K); `mask` as `Attention`'s."""
     grouped = q.shape[1] != k.shape[1]
     if mask is not None and not isinstance(mask, Tensor):
         from torch.nn.attention.flex_attention import flex_attention
@@ -169,7 +172,7 @@ class Block(nn.Module):
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
-# ---- initialisation ----------------------------------------------------------------------------------------------
+# ---- initialisation ----------------------------------------------------------------------------------------
 
 
 def initialise(
@@ -177,9 +180,9 @@ def initialise(
 ) -> nn.Module:
     """Give every parameter of `net` its initial value, a function of (seed, its name) alone; returns `net`.
 
-    Parameters on the meta device are materialised one by one on `device` (default: the CPU). The draws are made on the
-    CPU in fp32, so any device, rank and order of construction gets the same weights. `placed(p)` is called when `p` has
-    its value and before the next one is made: ZeRO-3 splits it over the ranks there.
+    Parameters on the meta device are materialised one by one on `device` (default: the CPU). The draws are
+    made on the CPU in fp32, so any device, rank and order of construction gets the same weights. `placed(p)`
+    is called when `p` has its value and before the next one is made: ZeRO-3 splits it over the ranks there.
     """
     for name, p in list(net.named_parameters()):
         if p.is_meta:

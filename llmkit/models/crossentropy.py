@@ -1,7 +1,8 @@
 """Cross-entropy of a linear layer that never holds the logits of all positions at once.
 
-For N positions and a vocabulary V, plain code keeps N x V logits in fp32 and as many gradients: 8 GiB at N = 8,192 and
-V = 128k. Here the backward recomputes the logits chunk by chunk and sums the weight gradient in fp32.
+For N positions and a vocabulary V, plain code keeps N x V logits in fp32 and as many gradients: 8 GiB at N =
+8,192 and V = 128k. Here the backward recomputes the logits chunk by chunk and sums the weight gradient in
+fp32.
 """
 
 import torch
@@ -29,13 +30,13 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, most: i
 
 
 def _as_autocast(x: Tensor) -> Tensor:
-    """`x` in the dtype in which autocast would multiply it; a custom function does not see autocast by itself."""
+    """`x` in the dtype in which autocast would multiply it; a custom function does not see autocast."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class _Chunked(torch.autograd.Function):
-    """Saves only the log of the partition function per position; d logits = (softmax - onehot) * upstream gradient."""
+    """Saves the log of the partition function per position; d logits = (softmax - onehot) * upstream."""
 
     @staticmethod
     def forward(ctx, h, weight, y, chunk):

@@ -8,7 +8,7 @@ Letters as in blocks.py, V vocabulary. Exports exactly to Hugging Face's LlamaFo
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from llmkit.config import Any, Field, Literal, Section
+from llmkit.config import Field, Section
 from llmkit.errors import ConfigError
 from llmkit.models.blocks import Block, RMSNorm, block_diagonal, fill_normal, flex_mask, positions, rope
 from llmkit.models.crossentropy import IGNORED, linear_cross_entropy
@@ -33,8 +33,8 @@ class Settings(Section):
     heads: int = Field(4, description="number of query heads", gt=0)
     kv_heads: int | None = Field(None, description="number of key/value heads; None = heads", gt=0)
     head_dim: int | None = Field(None, description="width of a head, even; None = width / heads", gt=0)
-    mlp_dim: int | None = Field(None, description="hidden width of the MLP; None = 8/3 width, up to x32", gt=0)
-    vocab_size: int | None = Field(None, description="entries of the vocabulary; None = the tokenizer's", gt=1)
+    mlp_dim: int | None = Field(None, description="hidden width of the MLP; None = 8/3 width", gt=0)
+    vocab_size: int | None = Field(None, description="vocabulary entries; None = the tokenizer's", gt=1)
     context: int = Field(256, description="longest row in tokens that the model is meant for", gt=0)
     rope_theta: float = Field(10000.0, description="base of the rotary wavelengths", gt=1)
     norm_eps: float = Field(1e-5, description="epsilon of RMSNorm", gt=0)
@@ -43,10 +43,11 @@ class Settings(Section):
     depth_scaled: bool = Field(True, description="divide the std of residual outputs by sqrt(2 layers)")
     dropout: float = Field(0.0, description="probability, on the output of every sublayer", ge=0, lt=1)
     recompute: Literal["none", "selective", "full"] = Field(
-        "none", description="activation checkpointing: selective keeps products and attention, full keeps nothing"
+        "none", description="activation checkpointing: selective keeps matrix products, full keeps nothing"
     )
     quick_values: ClassVar[dict] = {
-        "width": 32, "layers": 2, "heads": 2, "kv_heads": None, "head_dim": None, "mlp_dim": None, "context": 128,
+        "width": 32, "layers": 2, "heads": 2, "kv_heads": None, "head_dim": None, "mlp_dim": None,
+        "context": 128,
     }  # fmt: skip
 
     @model_validator(mode="before")
@@ -59,7 +60,7 @@ class Settings(Section):
         if isinstance(width, int) and isinstance(heads, int) and width > 0 and heads > 0:
             if out["head_dim"] is None:
                 if width % heads:
-                    raise ValueError(f"width={width} does not divide by heads={heads}; change one or set head_dim")
+                    raise ValueError(f"width={width} does not divide by heads={heads}; set head_dim too")
                 out["head_dim"] = width // heads
             out["kv_heads"] = out["kv_heads"] or heads
             out["mlp_dim"] = out["mlp_dim"] or -(-8 * width // 96) * 32
@@ -68,7 +69,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _fits(self):
         if self.heads % self.kv_heads:
-            raise ValueError(f"heads={self.heads} does not divide by kv_heads={self.kv_heads}; change one of them")
+            raise ValueError(f"heads={self.heads} does not divide by kv_heads={self.kv_heads}; change one")
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd and cannot be rotated in halves; make it even")
         return self
@@ -76,7 +77,7 @@ class Settings(Section):
 
 @register("model", "decoder")
 class Decoder(nn.Module):
-    """Llama decoder. Build it under `torch.device("meta")` and call `blocks.initialise`, or construct and initialise."""
+    """Llama decoder. Its weights are empty until `blocks.initialise`; it may be built on the meta device."""
 
     Settings = Settings
 
@@ -92,7 +93,7 @@ class Decoder(nn.Module):
         self._compiled: _Compiled | None = None
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
-        """Fill one parameter: norms with 1, matrices from N(0, init_std), residual outputs scaled down by depth."""
+        """Fill one parameter: norms with 1, matrices from N(0, init_std), residual outputs less by depth."""
         s = self.settings
         residual = s.depth_scaled and name.endswith(("o_proj.weight", "down_proj.weight"))
         if p.ndim == 1:
@@ -121,7 +122,10 @@ class Decoder(nn.Module):
         turn = rope(place, self.settings.head_dim, self.settings.rope_theta)
         x = self.embed_tokens(tokens)
         for i, block in enumerate(fast.blocks if fast else self.layers):
-            x = self._recomputed(block, x, turn, mask) if past is None else block(x, turn, mask, past.layers[i])
+            if past is None:
+                x = self._recomputed(block, x, turn, mask)
+            else:
+                x = block(x, turn, mask, past.layers[i])
         return x
 
     def _recomputed(self, block, x, turn, mask):
@@ -142,7 +146,7 @@ class Decoder(nn.Module):
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def nll(self, tokens: Tensor, segments: Tensor | None, labels: Tensor) -> Tensor:
-        """Negative log-likelihood of `labels` (already shifted, -100 = none): (B, T) fp32, 0 where there is no label."""
+        """Negative log-likelihood of `labels` (already shifted, -100 = none, which costs 0): (B, T) fp32."""
         tail = self._compiled.tail if self._compiled and torch.is_grad_enabled() else self._tail
         return tail(self._stack(tokens, segments), labels)
 
@@ -155,7 +159,7 @@ class Decoder(nn.Module):
         return Past(s.layers, rows, size, s.kv_heads, s.head_dim, like.device)
 
     def compile(self, mode: str = "default") -> None:
-        """Compile what runs under gradients: the block, once for all layers, and the loss behind the last of them.
+        """Compile what runs under gradients: the block, once for all layers, and the loss behind them.
 
         A whole-model graph is 2 % faster on a CPU and takes three times as long to compile. Shapes are taken as fixed:
         each new (B, T) compiles again. Evaluation and generation stay eager.
@@ -165,7 +169,7 @@ class Decoder(nn.Module):
 
 
 class _Compiled(NamedTuple):
-    """The compiled twins of a decoder's parts, in a tuple so that nn.Module does not list their parameters again."""
+    """The compiled twins of a decoder's parts, in a list so that nn.Module does not count them again."""
 
     blocks: list
     tail: Callable

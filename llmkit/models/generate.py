@@ -1,9 +1,9 @@
-"""Batched generation with a key/value cache: greedy or sampled, the same tokens however rows are batched or padded.
+"""Batched generation with a key/value cache: the same tokens however rows are batched or padded.
 
     prompts ─► left-padded (padding is segment 0) ─► hidden ─► next-token logits ─► choose ─► append ─► ...
 
-Every row draws from its own stream, keyed by (seed, row key), one uniform number a token: a row's reply does not depend
-on which rows stand beside it.
+Every row draws from its own stream, keyed by (seed, row key), one uniform number a token: a row's reply does
+not depend on which rows stand beside it.
 """
 
 import hashlib
@@ -43,11 +43,11 @@ def stream(
     keys: Sequence[int] | None = None,
     cache: bool = True,
 ) -> Iterator[list[int | None]]:
-    """Yield the next token of every row, None for rows that have ended, until all have ended or `max_new` is reached.
+    """Yield the next token of every row, None for rows that have ended, until all have or `max_new` is reached.
 
-    `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole distribution; `keys` name the rows' random streams
-    (default: their index). `cache=False` recomputes everything for each token: for nets that have no `past`.
-    Raises ConfigError for an empty prompt.
+    `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole distribution; `keys` name the rows'
+    random streams (default: their index). `cache=False` recomputes everything for each token: for nets that
+    have no `past`. Raises ConfigError for an empty prompt.
     """
     if not all(prompts):
         raise ConfigError("generate: a prompt without a token; begin it with the tokenizer's BOS")

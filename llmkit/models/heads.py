@@ -1,4 +1,4 @@
-"""Heads other than the language model's: one number per position, as a reward ("score") or a value ("value")."""
+"""Heads other than the language model's: one number per position, a reward or a value."""
 
 import torch
 import torch.nn.functional as F
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from llmkit.models.blocks import fill_normal
 
 HEADS = ("lm", "score", "value")
-"""What a recipe's net can end in. "score" and "value" are the same network; the names say what it is trained for."""
+"""What a net can end in. "score" and "value" are the same network; the names say what it is trained for."""
 
 
 class ScoreNet(nn.Module):
     """A text net whose output matrix is replaced by one row.
 
-    Parameters are `trunk.<name in the text net>` and `score.weight` (1, D), the latter initialised to 0 so that every
-    reply starts with the same score.
+    Parameters are `trunk.<name in the text net>` and `score.weight` (1, D), the latter initialised to 0 so
+    that every reply starts with the same score.
     """
 
     def __init__(self, trunk: nn.Module):

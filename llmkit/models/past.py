@@ -16,7 +16,7 @@ class Past:
         self.layers = [_Layer(self, (rows, kv_heads, size, head_dim)) for _ in range(layers)]
 
     def append(self, tokens: Tensor, segments: Tensor | None) -> Tensor:
-        """Make room for `tokens` (B, T); -> the segments (B, S) of all positions read so far, these included."""
+        """Make room for `tokens` (B, T); -> the segments (B, S) of all positions so far, these included."""
         end = self.length + tokens.shape[1]
         assert end <= self.segments.shape[1], f"the cache holds {self.segments.shape[1]} positions, not {end}"
         self.segments[:, self.length : end] = 1 if segments is None else segments

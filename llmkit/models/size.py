@@ -1,7 +1,7 @@
-"""How large a text model is and what it costs: parameters, floating-point operations, memory, and peak speeds.
+"""How large a text model is and what it costs: parameters, FLOPs, memory, and peak rates of devices.
 
-Model FLOPs utilisation = FLOPs per token x tokens per second / peak FLOPs per second; where the peak is not known it is
-None and is reported as "unknown", never as a guess.
+Model FLOPs utilisation = FLOPs per token x tokens per second / peak FLOPs per second; where the peak is not
+known it is None and is reported as "unknown", never as a guess.
 """
 
 import re
@@ -28,10 +28,11 @@ def _matrices(s) -> int:
 
 
 def flops_per_token(settings, seq_len: int, training: bool = True) -> float:
-    """Floating-point operations of the matrix products, per token of a row of `seq_len` tokens in one document.
+    """Floating-point operations of the products, per token of a row of `seq_len` tokens in one document.
 
-    Forward: 2 per matrix entry (output layer included, embedding look-up not) + 4 H K (T + 1)/2 per layer for causal
-    scores and values; the backward costs twice the forward. Recomputation is not counted (Chowdhery et al. 2022, app. B).
+    Forward: 2 per matrix entry (output layer included, embedding look-up not) + 4 H K (T + 1)/2 per layer for
+    causal scores and values; the backward costs twice the forward. Recomputation is not counted (Chowdhery et
+    al. 2022, app. B).
     """
     s = settings
     products = 2 * (s.layers * _matrices(s) + s.vocab_size * s.width)
@@ -39,11 +40,14 @@ def flops_per_token(settings, seq_len: int, training: bool = True) -> float:
     return (3 if training else 1) * (products + attention)
 
 
-def memory_bytes(settings, rows: int, seq_len: int, *, shards: int = 1, zero: int = 0, bf16: bool = True) -> dict:
-    """Estimated bytes a rank needs to train with AdamW: {weights, gradients, optimizer, activations, logits, total}.
+def memory_bytes(
+    settings, rows: int, seq_len: int, *, shards: int = 1, zero: int = 0, bf16: bool = True
+) -> dict:
+    """Estimated bytes of a rank under AdamW: {weights, gradients, optimizer, activations, logits, total}.
 
-    fp32 master weights, two fp32 moments, fp32 gradients; `zero` stage over `shards` ranks. Activations are what autograd
-    keeps of `rows` x `seq_len` tokens, `recompute` taken into account. Kernels' workspaces are not in it.
+    fp32 master weights, two fp32 moments, fp32 gradients; `zero` stage over `shards` ranks. Activations are
+    what autograd keeps of `rows` x `seq_len` tokens, `recompute` taken into account. Kernels' workspaces are
+    not in it.
     """
     from llmkit.models.crossentropy import PLAIN_LOGITS
 
@@ -90,7 +94,7 @@ PEAK_TFLOPS = (
     (r"MI300A", 980.6),
     (r"MI250X", 383.0),
 )
-"""Peak dense bf16 rate by device name, first match wins: the makers' data sheets, without structured sparsity."""
+"""Peak dense bf16 rate by device name, first match wins; data sheets, without structured sparsity."""
 
 
 def peak_flops(device_name: str) -> float | None:

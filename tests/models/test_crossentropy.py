@@ -28,7 +28,8 @@ def test_chunks_of_any_size_give_the_plain_loss_and_gradients(most):
     chunked = linear_cross_entropy(hidden, weight, labels, most)
     assert chunked.dtype == torch.float32
     torch.testing.assert_close(chunked, plain.float())
-    for ours, theirs in zip(gradients(chunked, hidden, weight), gradients(plain, hidden, weight), strict=True):
+    pairs = zip(gradients(chunked, hidden, weight), gradients(plain, hidden, weight), strict=True)
+    for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
@@ -54,7 +55,8 @@ def test_under_autocast_chunks_agree_with_the_plain_path():
     with torch.autocast("cpu", torch.bfloat16):
         plain, chunked = (linear_cross_entropy(hidden, weight, labels, most) for most in (1 << 20, 25))
     torch.testing.assert_close(plain, chunked, atol=1e-5, rtol=1e-5)
-    for ours, theirs in zip(gradients(chunked, hidden, weight), gradients(plain, hidden, weight), strict=True):
+    pairs = zip(gradients(chunked, hidden, weight), gradients(plain, hidden, weight), strict=True)
+    for ours, theirs in pairs:
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, atol=5e-2, rtol=5e-2)
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tests.nets import random_net
 
 from llmkit import config
 from llmkit.errors import ConfigError
 from llmkit.models import blocks
 from llmkit.models.crossentropy import IGNORED
 from llmkit.models.decoder import Decoder, Settings
+from tests.nets import random_net
 
 
 def packed_batch():
@@ -48,7 +48,7 @@ def test_without_the_mask_packed_documents_see_each_other(monkeypatch):
 
 
 def test_without_restarting_positions_a_rotation_is_the_same_but_segments_still_separate(monkeypatch):
-    """Rotary scores know distances only, so restarting changes rounding alone; the mask does the separating."""
+    """Rotary scores know distances only, so restarting changes rounding alone; the mask separates."""
     monkeypatch.setattr("llmkit.models.decoder.positions", lambda s: torch.arange(s.shape[1]).expand(s.shape))
     assert packing_error(random_net()) < 1e-3
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.nets import random_net
 
 from llmkit.errors import ConfigError
 from llmkit.models import generate as module
 from llmkit.models.generate import generate, stream
+from tests.nets import random_net
 
 PROMPTS = [[1, 5, 6], [1, 9, 8, 7, 6, 5, 4, 3, 2], [1]]
 SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 0.9, "seed": 3}
@@ -40,7 +40,7 @@ def test_padding_that_is_not_masked_would_change_the_reply(monkeypatch):
 
 def test_hidden_states_do_not_depend_on_the_side_of_the_padding():
     net, text = random_net(), torch.tensor([[5, 6, 7, 8]])
-    pad, one, none = torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int32), torch.zeros(1, 3).int()
+    pad, one, none = torch.zeros(1, 3).long(), torch.ones(1, 4).int(), torch.zeros(1, 3).int()
     left = net.hidden(torch.cat([pad, text], 1), torch.cat([none, one], 1))[:, 3:]
     right = net.hidden(torch.cat([text, pad], 1), torch.cat([one, none], 1))[:, :4]
     torch.testing.assert_close(left, right)

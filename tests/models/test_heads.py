@@ -1,9 +1,9 @@
 """Score heads."""
 
 import torch
-from tests.nets import random_net
 
 from llmkit.models.blocks import initialise
+from tests.nets import random_net
 
 
 def test_a_score_is_the_product_of_the_row_and_the_hidden_state():
@@ -20,7 +20,7 @@ def test_every_reply_starts_with_the_score_zero():
 
 
 def test_the_trunk_keeps_its_names_and_loses_its_output_matrix():
-    lm, score = dict(random_net(tie=False).named_parameters()), dict(random_net("score", tie=False).named_parameters())
+    lm, score = (dict(random_net(head, tie=False).named_parameters()) for head in ("lm", "score"))
     trunk = {name.removeprefix("trunk.") for name in score if name.startswith("trunk.")}
     assert trunk == lm.keys() - {"lm_head.weight"}
     assert score.keys() - {f"trunk.{name}" for name in trunk} == {"score.weight"}

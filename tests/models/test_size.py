@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.nets import random_net
 from torch.utils.flop_counter import FlopCounterMode
 
 from llmkit.models import size
 from llmkit.models.decoder import Decoder, Settings
+from tests.nets import random_net
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie": False}, {"kv_heads": 4}, {"head_dim": 8}, {"mlp_dim": 100}])
@@ -17,7 +17,8 @@ def test_the_formula_counts_the_parameters_that_are_there(changes):
 
 def test_a_net_on_the_meta_device_can_be_counted():
     with torch.device("meta"):
-        net = Decoder(Settings(width=4096, layers=32, heads=32, kv_heads=8, mlp_dim=14336, vocab_size=128256, tie=False))
+        shape = {"width": 4096, "layers": 32, "heads": 32, "kv_heads": 8, "mlp_dim": 14336}
+        net = Decoder(Settings(**shape, vocab_size=128256, tie=False))
     assert size.parameters(net) == 8_030_261_248  # Llama-3-8B
 
 
@@ -28,7 +29,7 @@ def test_flops_per_token_are_those_that_torch_counts(tie):
     with FlopCounterMode(display=False) as counter:
         net.nll(tokens, None, tokens).sum().backward()
     s = net.settings
-    uncounted = 3 * s.layers * 4 * s.heads * s.head_dim * (T - 1) / 2  # torch counts the masked half of the scores
+    uncounted = 3 * s.layers * 4 * s.heads * s.head_dim * (T - 1) / 2  # torch counts what is masked, too
     assert counter.get_total_flops() / tokens.numel() == size.flops_per_token(s, T) + uncounted
 
 
@@ -61,8 +62,8 @@ def test_known_devices_have_their_data_sheet_rate(name, tera):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["cpu", "", "AMD EPYC", "NVIDIA H300", "NVIDIA A1000", "NVIDIA GeForce RTX 4090 D", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"],
+    "name", ["", "AMD EPYC", "NVIDIA H300", "NVIDIA A1000", "NVIDIA GeForce RTX 4090 D", "NVIDIA
+    A100-SXM4-80GB MIG 1g.10gb"],
 )
 def test_an_unknown_device_has_no_rate_and_no_utilisation(name):
     assert size.peak_flops(name) is None
