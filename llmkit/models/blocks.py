@@ -53,7 +53,7 @@ def block_diagonal(segments: Tensor, queries: int | None = None) -> Tensor:
 
 
 def flex_mask(segments: Tensor):
-    """The same rule as `block_diagonal`, as a FlexAttention BlockMask: blocks outside a document are skipped."""
+    """The same rule as `block_diagonal`, as a FlexAttention BlockMask: other documents are skipped."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def allowed(b, h, q, k):

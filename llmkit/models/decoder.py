@@ -161,8 +161,8 @@ class Decoder(nn.Module):
     def compile(self, mode: str = "default") -> None:
         """Compile what runs under gradients: the block, once for all layers, and the loss behind them.
 
-        A whole-model graph is 2 % faster on a CPU and takes three times as long to compile. Shapes are taken as fixed:
-        each new (B, T) compiles again. Evaluation and generation stay eager.
+        A whole-model graph is 2 % faster on a CPU and takes three times as long to compile. Shapes are
+        taken as fixed: each new (B, T) compiles again. Evaluation and generation stay eager.
         """
         fast = partial(torch.compile, mode=mode, dynamic=False)
         self._compiled = _Compiled([fast(block) for block in self.layers], fast(self._tail))

@@ -43,7 +43,7 @@ def stream(
     keys: Sequence[int] | None = None,
     cache: bool = True,
 ) -> Iterator[list[int | None]]:
-    """Yield the next token of every row, None for rows that have ended, until all have or `max_new` is reached.
+    """Yield the next token of every row, None where one has ended, until all have or `max_new` is reached.
 
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole distribution; `keys` name the rows'
     random streams (default: their index). `cache=False` recomputes everything for each token: for nets that
