@@ -106,5 +106,16 @@ def _collective(what: str, call) -> None:
     try:
         call()
     except RuntimeError as error:
-        text = str(error).splitlines()[0]
-        raise RankError(f"rank {rank()}: lost another rank during {what}: {text}; see logs/ of the run") from None
+        raise _lost(error, f"during {what}") from None
+
+
+def translated(error: RuntimeError) -> Exception:
+    """`error` itself, or a RankError if it is gloo's or NCCL's way of saying that another rank is gone."""
+    if isinstance(error, torch_dist.DistError) or "gloo/transport" in str(error):
+        return _lost(error, "in a collective")
+    return error
+
+
+def _lost(error: RuntimeError, where: str) -> RankError:
+    text = str(error).splitlines()[0]
+    return RankError(f"rank {rank()}: lost another rank {where}: {text}; see logs/ of the run")

@@ -192,7 +192,7 @@ class _Launch:
 
     def _end(self) -> tuple[int, str]:
         code, line = read_exit(Path(self._private.name)) or (0, "")
-        if self.lost and code in (0, RankError.code):
+        if self.lost and code in (0, LlmkitError.code, RankError.code):  # others only follow from it
             line = f"{self.lost}; run it again: it continues from the last checkpoint ({self.log})"
             return RankError.code, line
         if code or self.process.returncode == 0:

@@ -39,6 +39,8 @@ def train(recipe: TrainRecipe, device: str = "auto", fresh: bool = False, met=la
     try:
         met()
         return _Run(recipe, fresh).go()
+    except RuntimeError as error:
+        raise dist.translated(error) from error
     finally:
         dist.stop()
 
