@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import nn
 
 from llmkit import manifest, trust
-from llmkit.errors import CheckpointError
+from llmkit.errors import CheckpointError, TrustError
 from llmkit.log import fault
 
 INDEX = "index.json"
@@ -160,7 +160,7 @@ class Reader:
                 for kind, stored in entry["kinds"].items()
                 for gap in _gaps(f"{name} ({kind})", stored["ranges"], math.prod(entry["shape"]))
             ]
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (OSError, TrustError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{self.folder}: {INDEX} is missing or not sound: {error!r}") from None
         if gaps:
             raise CheckpointError(f"{self.folder / INDEX}: {'; '.join(gaps)}")

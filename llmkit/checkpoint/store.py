@@ -91,7 +91,7 @@ class Store:
         path = self.folder / f"step_{step:08d}"
         if all(self.gather(self.rank != 0 or self._stands(path))):
             return path
-        staging = self.folder / f".saving_{path.name}"
+        staging = self._staging(path)
         files, problem = self._attempt(lambda: self._stage(staging, step))
         if not problem:
             files, problem = self._attempt(lambda: self._write(staging, step, write))
@@ -103,6 +103,10 @@ class Store:
         if self.rank == 0:
             self._prune(step, best)
         return path
+
+    def _staging(self, path: Path) -> Path:
+        """Where the checkpoint grows until it is renamed to `path`: a name that `published` does not list."""
+        return self.folder / f".saving_{path.name}"
 
     def _attempt(self, work: Callable[[], Any]) -> tuple[list[Any], str]:
         """What each rank's `work` returned, and the first rank's complaint if one failed: the same on all

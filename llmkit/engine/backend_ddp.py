@@ -1,6 +1,7 @@
 """Every rank holds every network: DistributedDataParallel, or nothing at all for a single process."""
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +12,14 @@ from llmkit.engine import optim
 from llmkit.engine.backend import Applied, Backend, Piece
 from llmkit.models.blocks import initialise
 from llmkit.objectives.phase import Phase
+
+
+BUFFERS_STAY = (
+    {"forward_sync_buffers": False}
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    else {"broadcast_buffers": False}  # its name before torch 2.13
+)
+"""Every forward leaves a rank's buffers as they are, as under ZeRO."""
 
 
 class Ddp(Backend):
@@ -33,7 +42,7 @@ class Ddp(Backend):
         return DistributedDataParallel(
             module,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
+            **BUFFERS_STAY,
             find_unused_parameters=phases > 1,  # a phase may use a part of its net
         )
 

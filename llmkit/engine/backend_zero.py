@@ -9,6 +9,7 @@ every layout.
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -218,6 +219,10 @@ def _shape(p: nn.Parameter) -> torch.Size:
     return getattr(p, "ds_shape", p.shape)
 
 
+_joined: Any = None
+"""The process group that DeepSpeed knows; it keeps groups of its own and never asks whether they still exist."""
+
+
 def _deepspeed(device: torch.device):
     """The library, told where to run and to keep its lines out of the terminal. ConfigError if it is not
     0.19.
@@ -232,8 +237,18 @@ def _deepspeed(device: torch.device):
         )
     deepspeed.utils.logger.handlers = [logging.NullHandler()]
     deepspeed.utils.logger.propagate = True  # to the handlers of the run, if it has any
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"torch\.distributed"
+    )  # names it calls by
     # Used for inference alone; building it takes a compiler and half a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = deepspeed.accelerator.get_accelerator().communication_backend_name()
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    global _joined
+    if (
+        _joined is not torch.distributed.group.WORLD
+    ):  # an earlier run of this process had another process group
+        deepspeed.utils.groups._release_process_group_references()
+        deepspeed.comm.comm.cdb = None
+        backend = deepspeed.accelerator.get_accelerator().communication_backend_name()
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+        _joined = torch.distributed.group.WORLD
     return deepspeed

@@ -6,6 +6,7 @@ Four kinds: `toy` (a regression with a buffer and a moving average, whose sample
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,6 +136,7 @@ def recipe(out: str, kind: str = "toy", **overrides: Any) -> TrainRecipe:
         "objective": {"name": kind},
         "data": {"name": "toy", "kind": kind},
         "batch": {"rows": 4, "micro_rows": 1},
+        "schedule": {"name": "constant", "warmup_frac": 0.0},
         "optim": {"lr": 1e-3, "eps": 1e-5, "ema": 0.9 if kind in ("toy", "gan") else 0.0, "clip": 1.0},
         "parallel": {"backend": "ddp", "precision": "fp32", "compile": "off", "threads": 1, "timeout_s": 20},
     }
@@ -145,6 +147,7 @@ def recipe(out: str, kind: str = "toy", **overrides: Any) -> TrainRecipe:
 
 def train(out: str, kind: str = "toy", overrides: dict[str, Any] | None = None) -> None:
     """Run it, as `llmkit train` would on this rank."""
+    os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)  # a second run meets elsewhere
     run.train(recipe(out, kind, **(overrides or {})), "cpu")
 
 
