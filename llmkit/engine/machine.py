@@ -20,12 +20,13 @@ def settle(parallel: Parallel, device: torch.device) -> Parallel:
     """
     threads = parallel.threads or default_threads()
     torch.set_num_threads(threads)
+    backend = _backend(parallel.backend)
     return parallel.model_copy(
         update={
             "threads": threads,
-            "backend": _backend(parallel.backend),
+            "backend": backend,
             "precision": _precision(parallel.precision, device),
-            "compile": _compile(parallel.compile),
+            "compile": _compile(parallel.compile, backend),
         }
     )
 
@@ -78,8 +79,12 @@ def _precision(asked: str, device: torch.device) -> str:
     return "fp32" if asked == "fp32" or not able else "bf16"
 
 
-def _compile(asked: str) -> str:
+def _compile(asked: str, backend: str) -> str:
     if asked == "off":
+        return "off"
+    if backend == "zero3":  # its hooks gather weights inside the region (pytorch#115484)
+        if asked == "on":
+            raise ConfigError("parallel.compile: torch.compile does not work under zero3; use off, or zero2")
         return "off"
     if not compiler():
         say("no C++ compiler here: torch.compile is off, the run is slower and otherwise the same")
