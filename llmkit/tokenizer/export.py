@@ -86,7 +86,7 @@ def _config(model: protobuf.ModelProto) -> dict:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **named,
-        "extra_special_tokens": others,
+        "additional_special_tokens": others,  # 4 fails on the newer name of 5
         "add_bos_token": True,
         "add_eos_token": False,
         "add_prefix_space": False,

@@ -1,5 +1,6 @@
 """README.md of an exported directory: what the model is, its sources, its proof, its limits."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,14 @@ def parent(init: str | None) -> dict[str, Any] | None:
 
 
 def front_matter(opened: Opened) -> str:
-    """The YAML that the Hub reads. The licence is stated only if all sources agree on one."""
+    """The YAML that the Hub reads. A licence is stated if all sources have the same one."""
     licences = {str(facts.get("licence")) for facts in (opened.lineage.get("sources") or {}).values()}
+    agreed = len(licences) == 1 and re.fullmatch(r"[A-Za-z]+[\w.+-]*", *licences)
     task = "text-generation" if opened.head == "lm" else "text-classification"
     facts = {
         "library_name": "transformers",
         "pipeline_tag": task,
-        "license": licences.pop().lower() if len(licences) == 1 else "other",
+        "license": licences.pop().lower() if agreed else "other",
         "tags": ["llmkit"],
     }
     return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---"

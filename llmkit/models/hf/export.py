@@ -17,6 +17,7 @@ from torch import nn
 from llmkit import manifest, registry, trust
 from llmkit.config import Field, Section
 from llmkit.errors import ConfigError, DataError
+from llmkit.log import say
 from llmkit.models.hf import card, gate, weights
 from llmkit.opened import Opened, open_model
 from llmkit.tokenizer.export import FILES
@@ -48,6 +49,8 @@ def work(settings: Export, out: Path) -> dict:
     figures = publish(opened.net, opened.tokenizer, out, settings, heldout)
     card.write(out, opened, figures, settings.title or name_of(opened), evaluation)
     manifest.write_json(out / "export_report.json", figures)
+    texts, amount = figures.get("lines", 0) + figures.get("strings", 0), figures["max_abs_logit_diff"]
+    say(f"export: logits agree within {amount:.1e}, the ids of {texts} texts are equal")
     return {**figures, "licences": opened.lineage.get("sources") or {}}
 
 

@@ -36,7 +36,9 @@ def load(folder: Path, head: str):
 
 
 def dialects(folder: Path, model) -> dict:
-    """The rotary parameters that each dialect of config.json gives by itself."""
+    """The rotary parameters that each dialect of config.json gives alone, to a version that knows both."""
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        return {}
     config = json.loads((folder / "config.json").read_text())
     found = {}
     for name, others in DIALECTS.items():

@@ -23,6 +23,7 @@ def write(folder: Path, tensors: dict[str, Tensor], kind: dtype, shard_bytes: in
     for file, names in zip(files, shards, strict=True):
         part = {name: tensors[name].detach().to("cpu", kind).contiguous() for name in names}
         save_file(part, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)  # the library leaves it to its owner alone
     if len(shards) > 1:
         size = sum(t.numel() * kind.itemsize for t in tensors.values())
         where = {name: file for file, names in zip(files, shards, strict=True) for name in names}
