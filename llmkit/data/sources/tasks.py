@@ -16,45 +16,34 @@ from llmkit.config import Section
 from llmkit.registry import register
 
 OPPOSITES = (
-    "hot cold, big small, tall short, fast slow, up down, left right, in out, on off, open closed, full "
-    "empty, high low, near far, early late, old new, rich poor, strong weak, happy sad, light dark, day "
-    "night, hard soft, long brief, good bad, right wrong, true false, clean dirty, dry wet, heavy light, "
-    "loud quiet, wide narrow, deep shallow, first last, begin end, buy sell, give take, win lose, push "
-    "pull, love hate, war peace, friend enemy, before after, above below, inside outside, north south, "
-    "east west, more less, always never, public private, foreign domestic, past future, success failure, "
-    "increase decrease, young aged, safe dangerous, free enslaved, health sickness, import export, "
-    "victory defeat, major minor, majority minority, birth death"
+    "hot cold, big small, tall short, fast slow, up down, left right, in out, open closed, full empty, "
+    "high low, near far, early late, old new, rich poor, strong weak, happy sad, light dark, hard soft, "
+    "good bad, right wrong, true false, clean dirty, wide narrow, first last, buy sell, win lose, love "
+    "hate, war peace, friend enemy, north south, east west, public private, foreign domestic, past "
+    "future, success failure, import export"
 )
 PAST_TENSES = (
-    "go went, see saw, take took, give gave, make made, come came, know knew, think thought, find found, "
-    "tell told, say said, get got, leave left, feel felt, bring brought, begin began, keep kept, hold "
-    "held, write wrote, stand stood, hear heard, mean meant, meet met, run ran, pay paid, sit sat, speak "
-    "spoke, lead led, grow grew, lose lost, fall fell, send sent, build built, understand understood, "
-    "draw drew, break broke, spend spent, rise rose, drive drove, buy bought, wear wore, choose chose, "
-    "seek sought, throw threw, fight fought, teach taught, eat ate, sell sold, catch caught, win won, "
-    "forget forgot, sing sang, swim swam, fly flew"
+    "go went, see saw, take took, give gave, make made, come came, know knew, think thought, find "
+    "found, tell told, say said, leave left, feel felt, bring brought, begin began, keep kept, hold "
+    "held, write wrote, stand stood, hear heard, meet met, run ran, pay paid, speak spoke, lead led, "
+    "grow grew, lose lost, send sent, build built, draw drew, break broke, rise rose, buy bought, "
+    "choose chose, fight fought, teach taught"
 )
 CAPITALS = (
-    "Alabama Montgomery, Alaska Juneau, Arizona Phoenix, California Sacramento, Colorado Denver, Florida "
-    "Tallahassee, Georgia Atlanta, Hawaii Honolulu, Idaho Boise, Illinois Springfield, Iowa Des-Moines, "
-    "Kansas Topeka, Massachusetts Boston, Michigan Lansing, Mississippi Jackson, Montana Helena, Nebraska "
-    "Lincoln, Nevada Carson-City, New-York Albany, Ohio Columbus, Oregon Salem, Tennessee Nashville, "
-    "Texas Austin, Utah Salt-Lake-City, Vermont Montpelier, Virginia Richmond, Washington Olympia, "
-    "Wisconsin Madison, France Paris, England London, Spain Madrid, Italy Rome, Germany Berlin, Russia "
-    "Moscow, China Beijing, Japan Tokyo, Mexico Mexico-City, Canada Ottawa, Egypt Cairo, Cuba Havana, "
-    "Greece Athens, Poland Warsaw, Austria Vienna, Korea Seoul, Iraq Baghdad, Iran Tehran, Israel "
-    "Jerusalem, Vietnam Hanoi, Ireland Dublin, Portugal Lisbon"
+    "Alabama Montgomery, Alaska Juneau, Arizona Phoenix, Colorado Denver, Georgia Atlanta, Hawaii "
+    "Honolulu, Illinois Springfield, Massachusetts Boston, Ohio Columbus, Tennessee Nashville, Texas "
+    "Austin, Virginia Richmond, France Paris, England London, Spain Madrid, Italy Rome, Germany Berlin, "
+    "Russia Moscow, China Beijing, Japan Tokyo, Canada Ottawa, Egypt Cairo, Cuba Havana, Greece Athens, "
+    "Poland Warsaw, Austria Vienna, Korea Seoul, Iraq Baghdad, Iran Tehran, Israel Jerusalem, Vietnam "
+    "Hanoi, Ireland Dublin"
 )
 CATEGORIES = (
-    "dog animal, cat animal, horse animal, cow animal, sheep animal, lion animal, fish animal, bird "
-    "animal, apple fruit, banana fruit, orange fruit, pear fruit, grape fruit, cherry fruit, lemon fruit, "
-    "peach fruit, red color, blue color, green color, yellow color, black color, white color, brown "
-    "color, pink color, iron metal, gold metal, silver metal, copper metal, lead metal, tin metal, zinc "
-    "metal, steel metal, shirt clothing, coat clothing, hat clothing, shoe clothing, dress clothing, "
-    "glove clothing, scarf clothing, hammer tool, saw tool, knife tool, drill tool, shovel tool, rake "
-    "tool, wrench tool, axe tool, piano instrument, violin instrument, drum instrument, flute instrument, "
-    "guitar instrument, trumpet instrument, car vehicle, truck vehicle, ship vehicle, train vehicle, "
-    "plane vehicle, bus vehicle, wagon vehicle, boat vehicle"
+    "dog animal, cat animal, horse animal, cow animal, sheep animal, lion animal, apple fruit, banana "
+    "fruit, orange fruit, pear fruit, grape fruit, cherry fruit, red color, blue color, green color, "
+    "yellow color, black color, white color, iron metal, gold metal, silver metal, copper metal, tin "
+    "metal, zinc metal, shirt clothing, coat clothing, hat clothing, shoe clothing, dress clothing, "
+    "glove clothing, hammer tool, saw tool, knife tool, drill tool, shovel tool, axe tool, car vehicle, "
+    "truck vehicle, ship vehicle, train vehicle, plane vehicle, bus vehicle"
 )
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
 MONTHS = "January February March April May June July August September October November December"
@@ -102,7 +91,7 @@ def _number(rng, answer: int, *near: int) -> str:
 
 
 def _following(rng):
-    n, step = rng.randrange(1, 200), rng.choice((1, 1, -1))
+    n, step = rng.randrange(1, 100), rng.choice((1, 1, -1))
     wording = (
         ("What number comes after {}?", "Count on: {},", "Add one to {}.", "The number after {} is")
         if step > 0

@@ -73,7 +73,8 @@ def test_a_template_that_changes_an_answered_prompt_is_refused(tmp_path, tokeniz
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}{% if loop.last and not add_generation_prompt %}"
         "{% generation %}{{ m.content }}<|end|>{% endgeneration %}"
-        "{% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+        "{% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     with pytest.raises(DataError, match="does not begin like the open one"):
         opened(tmp_path, [pair("Which?", "war", "peace")], str(folder))
