@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from llmkit import dist, manifest, registry
-from llmkit.checkpoint.runstate import RunDir
+from llmkit.checkpoint.runstate import RunDir, recorded
 from llmkit.engine import loop
 from llmkit.engine.evaluate import Evaluator
 from llmkit.engine.guard import Guard
@@ -39,8 +39,6 @@ def train(recipe: TrainRecipe, device: str = "auto", fresh: bool = False, met=la
     try:
         met()
         return _Run(recipe, fresh).go()
-    except RuntimeError as error:
-        raise dist.translated(error) from error
     finally:
         dist.stop()
 
@@ -66,11 +64,12 @@ class _Run:
             directory = RunDir.open(self.out, recipe.model_dump(mode="json"), self.fresh)
         dist.barrier("opening the run directory")
         try:
-            done = dist.broadcast(self._finished() if lead else None)
-            if done:
-                say(f"train: {self.out} is done already")
-                return done
-            return self._train()
+            with recorded(self.out), dist.explained():
+                done = dist.broadcast(self._finished() if lead else None)
+                if done:
+                    say(f"train: {self.out} is done already")
+                    return done
+                return self._train()
         finally:
             if directory:
                 directory.close()
@@ -161,6 +160,7 @@ class _Run:
                 "train_seconds": round(state["seconds"], 2),
                 "tokens_per_second": round(state["tokens"] / state["seconds"], 1) if state["seconds"] else None,
                 **saver.figures,
+                "data": dict(getattr(self.train_set, "counts", {})),
                 "best": saver.best if self.recipe.run.best else None,
                 "checkpoint": saver.newest().name,
                 "fingerprint": manifest.digest(kept["files"]),
