@@ -4,6 +4,7 @@ One process needs no process group; everything here then answers for a world of 
 over gloo on the host, so asking for agreement never waits for a GPU.
 """
 
+import contextlib
 import os
 from datetime import timedelta
 from typing import Any
@@ -109,11 +110,15 @@ def _collective(what: str, call) -> None:
         raise _lost(error, f"during {what}") from None
 
 
-def translated(error: RuntimeError) -> Exception:
-    """`error` itself, or a RankError if it is gloo's or NCCL's way of saying that another rank is gone."""
-    if isinstance(error, torch_dist.DistError) or "gloo/transport" in str(error):
-        return _lost(error, "in a collective")
-    return error
+@contextlib.contextmanager
+def explained():
+    """Inside, gloo's and NCCL's ways of saying that another rank is gone become RankErrors."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch_dist.DistError) or "gloo/transport" in str(error):
+            raise _lost(error, "in a collective") from error
+        raise
 
 
 def _lost(error: RuntimeError, where: str) -> RankError:

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmkit import config, manifest, registry, stage
 from llmkit.config import Section
-from llmkit.errors import ConfigError, LlmkitError
+from llmkit.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,13 @@ def train(recipe: str | dict, assignments: dict[str, Any], options: Options) -> 
     ranks = options.ranks or place.default_ranks(options.device)
     if supervise.needed(ranks):
         return _supervised(settings, out, ranks, options)
-    from llmkit.checkpoint.runstate import write_exit
     from llmkit.cluster import preflight
     from llmkit.engine.run import train as run
 
     def met():
         preflight.check(manifest.digest(settings.model_dump(mode="json")))
 
-    try:
-        return run(settings, options.device, options.fresh, met)
-    except LlmkitError as error:
-        if out.is_dir():
-            write_exit(out, error.code, str(error))
-        raise
+    return run(settings, options.device, options.fresh, met)
 
 
 def _supervised(settings: Section, out: Path, ranks: int, options: Options) -> dict[str, Any]:

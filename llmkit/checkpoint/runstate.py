@@ -5,6 +5,7 @@ RUN/recipe.yaml    the resolved recipe; the same command continues the run, anot
 RUN/exit.json      {code, line} of how the run ended; of several ranks the first to write wins
 """
 
+import contextlib
 import errno
 import fcntl
 import fnmatch
@@ -18,7 +19,7 @@ import yaml
 
 from llmkit import trust
 from llmkit.config import differences, parse_yaml
-from llmkit.errors import CheckpointError, ConfigError, TrustError
+from llmkit.errors import CheckpointError, ConfigError, LlmkitError, RankError, TrustError
 from llmkit.stage import columns, move_aside
 
 CHANGEABLE = (
@@ -55,7 +56,7 @@ class RunDir:
         recipe = json.loads(json.dumps(recipe))  # tuples and enums as YAML gives them back
         lock = _lock(out)
         try:
-            if fresh and any(child.name != "run.lock" for child in out.iterdir()):
+            if fresh and any(child.name not in ("run.lock", "logs") for child in out.iterdir()):
                 move_aside(out)  # the lock moves along, and is let go
                 os.close(lock)
                 lock = _lock(out)
@@ -142,17 +143,30 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def write_exit(run_dir: Path, code: int, line: str) -> None:
-    """Record how a rank ended, unless another rank was first: its reason is the cause, the later ones follow
-    from it.
+    """Record how a rank ended, unless another rank was first: its reason is the cause, the later ones follow from it.
+
+    A lost rank is what the others see of any cause, so a RankError that came first gives way.
     """
     partial = run_dir / f".exit.{socket.gethostname()}.{os.getpid()}"
     try:
         partial.write_text(json.dumps({"code": code, "line": line}))
         os.link(partial, run_dir / "exit.json")
     except FileExistsError:
-        pass
+        first = read_exit(run_dir)
+        if first and first[0] == RankError.code != code:
+            partial.replace(run_dir / "exit.json")
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def recorded(run_dir: Path):
+    """Record in `run_dir` the error that ends what happens inside, if it is one for people."""
+    try:
+        yield
+    except LlmkitError as error:
+        write_exit(run_dir, error.code, str(error))
+        raise
 
 
 def read_exit(run_dir: Path) -> tuple[int, str] | None:
@@ -166,4 +180,4 @@ def read_exit(run_dir: Path) -> tuple[int, str] | None:
         raise CheckpointError(f"{run_dir / 'exit.json'}: not how a run ends: {error}") from None
 
 
-__all__ = ["CHANGEABLE", "RunDir", "read_exit", "write_exit"]
+__all__ = ["CHANGEABLE", "RunDir", "read_exit", "recorded", "write_exit"]

@@ -128,17 +128,17 @@ class _Launch:
 
     def _copy(self) -> None:
         """Everything the launcher and the ranks print: to the log; what ranks mark, to the terminal too."""
-        with open(self.log, "ab") as log:
-            for text in self.process.stdout:
-                ours, text = text.startswith(MARK.encode()), text.removeprefix(MARK.encode())
+        for text in self.process.stdout:
+            ours, text = text.startswith(MARK.encode()), text.removeprefix(MARK.encode())
+            self.log.parent.mkdir(parents=True, exist_ok=True)  # --fresh moves the run directory aside
+            with open(self.log, "ab") as log:
                 log.write(text)
-                log.flush()
-                if ours:
-                    print(text.decode(errors="replace"), end="", flush=True)
-                else:
-                    self._said = (self._said + text)[-100_000:]
-                    if self.closing is None and _CLOSING.search(text):
-                        self.closing = time.monotonic()
+            if ours:
+                print(text.decode(errors="replace"), end="", flush=True)
+            else:
+                self._said = (self._said + text)[-100_000:]
+                if self.closing is None and _CLOSING.search(text):
+                    self.closing = time.monotonic()
 
     def _watch(self) -> None:
         """Learn which of the launcher's children is which rank, and which ranks have ended."""
