@@ -49,13 +49,8 @@ class Conversations:
         self.tokenizer_dir = Path(settings.tokenizer)
         tokenizer = Tokenizer.load(self.tokenizer_dir)
         self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
-        made_from = [
-            manifest.fingerprint(settings.data),
-            tokenizer.fingerprint,
-            settings.seq_len,
-            settings.pack,
-        ]
-        self.fingerprint = manifest.digest(made_from)
+        parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
+        self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack])
         self.counts: Counter = Counter()
         records = read_records(settings.data, split, "conversations")
         rendered = (self._labelled(*chat.render(tokenizer, record["messages"])) for record in records)
@@ -64,7 +59,7 @@ class Conversations:
             raise DataError(
                 f"{settings.data}: no {split} reply ends within {self.seq_len} tokens; raise seq_len"
             )
-        random.Random(seed).shuffle(self._documents)
+        random.Random(0).shuffle(self._documents)
         lengths = [len(tokens) for tokens, _ in self._documents]
         self._rows = best_fit(lengths, self.seq_len) if settings.pack else [[i] for i in range(len(lengths))]
         self.counts["rows"] = len(self._rows)

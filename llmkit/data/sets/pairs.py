@@ -49,7 +49,7 @@ class Pairs:
         data: str = Field(description="directory made by `data collect kind=pairs`")
         tokenizer: str = Field(description="directory made by `tokenizer train`")
         seq_len: int = Field(
-            512, gt=1, description="tokens of a row; a pair whose two texts do not fit is dropped"
+            256, gt=1, description="tokens of a row; a pair whose two texts do not fit is dropped"
         )
         pack: bool = Field(True, description="several pairs in a row, which do not see each other")
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 128}
@@ -60,13 +60,8 @@ class Pairs:
         self.tokenizer_dir = Path(settings.tokenizer)
         tokenizer = Tokenizer.load(self.tokenizer_dir)
         self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
-        made_from = [
-            manifest.fingerprint(settings.data),
-            tokenizer.fingerprint,
-            settings.seq_len,
-            settings.pack,
-        ]
-        self.fingerprint = manifest.digest(made_from)
+        parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
+        self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack])
         self.counts: Counter = Counter()
         kept = (self._pair(tokenizer, record) for record in read_records(settings.data, split, "pairs"))
         self._pairs = [pair for pair in kept if pair]
@@ -74,7 +69,7 @@ class Pairs:
             raise DataError(
                 f"{settings.data}: no {split} pair fits into {self.seq_len} tokens; raise seq_len"
             )
-        random.Random(seed).shuffle(self._pairs)
+        random.Random(0).shuffle(self._pairs)
         lengths = [len(chosen[0]) + len(rejected[0]) for chosen, rejected, _ in self._pairs]
         self._rows = best_fit(lengths, self.seq_len) if settings.pack else [[i] for i in range(len(lengths))]
         self._pairs_per_row = max(map(len, self._rows))
@@ -96,7 +91,7 @@ class Pairs:
             laid.append([reply for chosen, rejected, _ in pairs for reply in (chosen, rejected)])
             valid[b, : len(pairs)] = True
             margin[b, : len(pairs)] = [gap for _, _, gap in pairs]
-            ends[b, : len(pairs)].flat = np.cumsum([len(tokens) for tokens, _ in laid[-1]]) - 1
+            ends[b, : len(pairs)] = np.cumsum([len(tokens) for tokens, _ in laid[-1]]).reshape(-1, 2) - 1
         extra = {"valid": valid, "margin": margin, "ends": ends}
         return {**lay(laid, self.seq_len, self._pad), **{k: torch.from_numpy(v) for k, v in extra.items()}}
 

@@ -58,7 +58,8 @@ WORDS = (
 
 def _table(text: str) -> list[tuple[str, str]]:
     """`a b, c-d e` -> [("a", "b"), ("c d", "e")]."""
-    return [tuple(word.replace("-", " ") for word in item.split()) for item in text.split(", ")]
+    rows = (item.replace("-", "\0").split() for item in text.split(", "))
+    return [(first.replace("\0", " "), second.replace("\0", " ")) for first, second in rows]
 
 
 def _fact(table: list[tuple[str, str]], *wordings: str):
