@@ -111,7 +111,7 @@ def _load(settings: Images.Settings) -> tuple[dict[str, Any], dict[str, pictures
     if path.exists():
         found, facts = pictures.read(path, fit), {"licence": "not stated", "origin": str(path)}
     elif cls := _catalogue().get(name):
-        found, facts = cls(cls.Settings()).pictures(), {"licence": cls.licence, "origin": cls.origin}
+        found, facts = cls(cls.Settings()).splits(), {"licence": cls.licence, "origin": cls.origin}
     else:
         known = ", ".join(_catalogue())
         raise ConfigError(

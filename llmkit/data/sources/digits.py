@@ -25,7 +25,7 @@ class Digits:
     def __init__(self, settings: Settings):
         self.settings = settings
 
-    def pictures(self) -> dict[str, pictures.Pictures]:
+    def splits(self) -> dict[str, pictures.Pictures]:
         """{"all": ...}. ConfigError if scikit-learn is not installed."""
         try:
             from sklearn.datasets import load_digits

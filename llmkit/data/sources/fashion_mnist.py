@@ -30,7 +30,7 @@ class FashionMnist:
     def __init__(self, settings: Settings):
         self.settings = settings
 
-    def pictures(self) -> dict[str, pictures.Pictures]:
+    def splits(self) -> dict[str, pictures.Pictures]:
         """{"train", "heldout"}: 60,000 and 10,000."""
         found = dict(fetch.members(PACKAGE, "./usr/share/datasets/fashion-mnist/*-ubyte.gz"))
         files = {name.rpartition("/")[2]: pictures.idx(content, name) for name, content in found.items()}

