@@ -66,6 +66,11 @@ class Backend:
         for group in optimizer.param_groups:
             group["lr"] = self.optims[phase.net].lr * factor
 
+    def prepare(self, group: list[Batch], key: int) -> list[Batch]:
+        """The objective's work before the updates, in their precision: here no engine enters autocast by itself."""
+        with Backend.autocast(self):
+            return self.objective.prepare(group, self.nets, self.total, key)
+
     def micro(self, phase: Phase, batch: Batch, total: Numbers, last: bool) -> Numbers:
         """Accumulate the gradient of one micro-batch's share of the loss; -> the sums it saw."""
         torch.manual_seed((self._key * 1_000_003 + self.rank * 1009 + self._micro) % (1 << 62))
@@ -133,6 +138,26 @@ class Backend:
     def gathered(self, net: str):
         """A context in which `self.nets[net]` is whole on every rank, for generation."""
         return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def averaged(self, net: str):
+        """A context in which a trained net's weights are their moving averages, if it keeps any."""
+        self._exchange(net)
+        try:
+            yield
+        finally:
+            self._exchange(net)
+
+    @torch.no_grad()
+    def _exchange(self, net: str) -> None:
+        if not self.optims[net].ema:
+            return
+        for _, _, _, views in self.pieces(net, writing=False):
+            if "ema" in views:  # not before the first step
+                weight = views["param"].clone()
+                views["param"].copy_(views["ema"])
+                views["ema"].copy_(weight)
+        self.refresh(net)
 
     def close(self) -> None:
         """Free the engines."""

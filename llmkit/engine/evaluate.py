@@ -1,22 +1,37 @@
 """Evaluation in the loop: the objective's own sums over held-out rows, exact over ranks, without holding logits."""
 
+import contextlib
+from pathlib import Path
+
+import torch
+
 from llmkit.engine.backend import Backend
 from llmkit.objectives.phase import Objective, add
 
 
 class Evaluator:
-    """Runs the first phase of each network on fixed held-out micro-batches, split over the ranks."""
+    """Runs each phase on fixed held-out micro-batches, split over the ranks, with averaged weights where a net has them."""
 
-    def __init__(self, objective: Objective, backend: Backend, batches: list, every: int, steps: int):
-        """`batches`: this rank's held-out micro-batches; every rank has the same number of them."""
+    def __init__(self, objective: Objective, backend: Backend, batches: list, every: int, steps: int, samples: Path):
+        """`batches`: this rank's held-out micro-batches; every rank has the same number of them.
+
+        What the objective has to show is written into the directory `samples`.
+        """
         self.objective, self.backend, self.batches = objective, backend, batches
-        self.every, self.steps = every, steps
+        self.every, self.steps, self.samples = every, steps, samples
 
     def run(self, done: int) -> dict[str, float]:
         """`heldout/...` figures if an evaluation is due after `done` steps, else nothing."""
         due = done == self.steps or (self.every and done % self.every == 0)
         if not due or not self.batches:
             return {}
+        with contextlib.ExitStack() as stack:
+            for net in self.backend.trained:
+                stack.enter_context(self.backend.averaged(net))
+            self._show(done)
+            return self._figures()
+
+    def _figures(self) -> dict[str, float]:
         figures: dict[str, float] = {}
         several = len(self.objective.phases) > 1
         for phase in self.objective.phases:
@@ -26,6 +41,22 @@ class Evaluator:
             figures |= {prefix + key: round(v, 8) for key, v in self.objective.metrics(phase, sums).items()}
         return figures
 
+    @torch.no_grad()
+    def _show(self, done: int) -> None:
+        """Write what the objective shows, on rank 0; the others help to gather the nets."""
+        if type(self.objective).show is Objective.show:
+            return
+        with contextlib.ExitStack() as stack:
+            for name, net in self.backend.nets.items():
+                stack.enter_context(self.backend.gathered(name))
+                net.eval()
+            files = self.objective.show(self.backend.nets) if self.backend.rank == 0 else {}
+        for net in self.backend.nets.values():
+            net.train()
+        for name, content in files.items():
+            self.samples.mkdir(exist_ok=True)
+            (self.samples / f"step_{done:08d}_{name}").write_bytes(content)
+
     def _seen(self, phase, batch):
-        (ready,) = self.objective.prepare(self.backend.place([batch]), self.backend.nets, self.backend.total, 0)
+        (ready,) = self.backend.prepare(self.backend.place([batch]), 0)
         return self.backend.evaluate(phase, ready)
