@@ -62,7 +62,8 @@ def work(settings: Suite, out: Path) -> dict[str, Any]:
             **measured.figures,
         }
         _write_rows(out / "results" / f"{label}.jsonl", measured.rows)
-    report["checkpoint"] = str(next(iter(opened.values())).path)
+    used = next(iter(opened.values()))
+    report |= {"checkpoint": str(used.path), "parameters": sum(p.numel() for p in used.net.parameters())}
     manifest.write_json(out / "report.json", report)
     show(report)
     return report

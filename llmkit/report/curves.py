@@ -20,12 +20,13 @@ def line_chart(training: Points, heldout: Points = (), unit: str = "", what: str
     training, heldout = _finite(training), _finite(heldout)
     if len(training) + len(heldout) < 2:
         return ""
-    shown = smooth(training)
-    x_axis = ticks(0, max(x for x, _ in [*training, *heldout]))
-    y_axis = ticks(*_bounds([*shown, *heldout], training))
-    frame = _Frame(x_axis, y_axis)
+    shown = smooth(training, span=max(1, len(training) // 12))
+    last = max(x for x, _ in [*training, *heldout])
+    frame = _Frame(
+        [x for x in ticks(0, last) if x <= last], ticks(*_bounds([*shown, *heldout], training)), last
+    )
     parts = [_axes(frame, unit)]
-    if len(training) > len(heldout):
+    if len(training) > 24:
         parts += [frame.path(training, "raw"), frame.path(shown, "smooth")]
     else:
         parts += [frame.path(shown, "smooth")]
@@ -34,7 +35,7 @@ def line_chart(training: Points, heldout: Points = (), unit: str = "", what: str
     return _svg(WIDTH, HEIGHT, _told(what, unit, shown, heldout), parts)
 
 
-def smooth(points: Points, span: int = 12) -> list[tuple[float, float]]:
+def smooth(points: Points, span: int) -> list[tuple[float, float]]:
     """Exponential moving average over about `span` points, without the bias of its start (as in Adam)."""
     keep, total, weight, out = 1 - 1 / span, 0.0, 0.0, []
     for x, y in points:
@@ -76,11 +77,11 @@ def bars(rows: Sequence[tuple[str, float, bool]], unit: str, what: str, digits: 
 class _Frame:
     """From values to places in the drawing."""
 
-    def __init__(self, x_axis: list[float], y_axis: list[float]):
-        self.x_axis, self.y_axis = x_axis, y_axis
+    def __init__(self, x_axis: list[float], y_axis: list[float], last: float):
+        self.x_axis, self.y_axis, self.last = x_axis, y_axis, last
 
     def x(self, value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (value - self.x_axis[0]) / (self.x_axis[-1] - self.x_axis[0])
+        return LEFT + (WIDTH - LEFT - RIGHT) * value / self.last
 
     def y(self, value: float) -> float:
         share = (value - self.y_axis[0]) / (self.y_axis[-1] - self.y_axis[0])
@@ -120,11 +121,8 @@ def _axes(frame: _Frame, unit: str) -> str:
             f'<text class="tick" x="{LEFT - 8}" y="{place + 4:.1f}" text-anchor="end">{_short(y)}</text>'
         )
     for x in frame.x_axis:
-        anchor = "end" if x == frame.x_axis[-1] else "middle"
-        place = HEIGHT - BOTTOM + 16
-        parts.append(
-            f'<text class="tick" x="{frame.x(x):.1f}" y="{place}" text-anchor="{anchor}">{_short(x)}</text>'
-        )
+        at = f'x="{frame.x(x):.1f}" y="{HEIGHT - BOTTOM + 16}"'
+        parts.append(f'<text class="tick" {at} text-anchor="middle">{_short(x)}</text>')
     parts.append(f'<text class="unit" x="{LEFT}" y="{TOP - 5}">{escape(unit)}</text>')
     parts.append(f'<text class="unit" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">step</text>')
     return "".join(parts)

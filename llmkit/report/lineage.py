@@ -4,7 +4,7 @@ from html import escape
 
 from llmkit.report.records import Stage
 
-BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 116, 42, 34, 14
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 124, 42, 32, 14
 
 
 def graph(stages: list[Stage]) -> str:

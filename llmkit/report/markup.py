@@ -3,28 +3,42 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
+from typing import NamedTuple
 
 
-def page(title: str, subtitle: str, body: str) -> str:
+class Part(NamedTuple):
+    """A titled part of a page; one without content is left out, from the page and from its contents."""
+
+    name: str
+    heading: str
+    content: str
+
+
+def page(title: str, subtitle: str, opening: str, parts: Sequence[Part]) -> str:
     """One self-contained document: the style inside, nothing fetched, no script."""
+    shown = [part for part in parts if part.content]
+    links = "".join(f'<a href="#{part.name}">{escape(part.heading)}</a>' for part in shown)
     style = files("llmkit.report").joinpath("style.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f"<header><h1>{escape(title)}</h1>\n<p class=subtitle>{escape(subtitle)}</p></header>\n"
-        f"{body}\n</main>\n</body>\n</html>\n"
+        f"<header><h1>{escape(title)}</h1>\n<p class=subtitle>{escape(subtitle)}</p>\n"
+        f'<nav aria-label="Contents">{links}</nav></header>\n{opening}\n'
+        f"{''.join(map(_section, shown))}</main>\n</body>\n</html>\n"
     )
 
 
-def section(name: str, heading: str, *parts: str, lead: str = "") -> str:
-    """A titled part of the page; empty if it has no parts."""
-    inside = "\n".join(part for part in parts if part)
-    if not inside:
-        return ""
-    opening = f"<p class=lead>{escape(lead)}</p>\n" if lead else ""
-    return f'<section id="{name}">\n<h2>{escape(heading)}</h2>\n{opening}{inside}\n</section>'
+def _section(part: Part) -> str:
+    return f'<section id="{part.name}">\n<h2>{escape(part.heading)}</h2>\n{part.content}\n</section>\n'
+
+
+def part(name: str, heading: str, *content: str, lead: str = "") -> Part:
+    """A part made of those pieces that are not empty; `lead` is a first sentence that needs company."""
+    inside = "\n".join(piece for piece in content if piece)
+    opening = f"<p class=lead>{escape(lead)}</p>\n" if lead and inside else ""
+    return Part(name, heading, opening + inside)
 
 
 def tiles(figures: Iterable[tuple[str, str, str]]) -> str:

@@ -19,6 +19,7 @@ CHARTS = (
     ("lr", "", "Learning rate"),
     ("grad_norm", "", "Gradient norm"),
     ("tokens_per_s", "tokens/s", "Throughput"),
+    ("images_per_s", "images/s", "Throughput"),
 )
 """(key in metrics.jsonl, unit, heading). `heldout/` + key is drawn into the same chart."""
 
@@ -45,26 +46,26 @@ def write(folder: Path) -> Path:
     done = f"{objective}, step {metrics[-1]['step']:,}, {figures['status']}"
     subtitle = f"{done}, {duration(facts.get('seconds'))} of training. llmkit {manifest.llmkit_version()}."
     page = folder / "report.html"
-    page.write_text(markup.page(folder.name, subtitle, body(folder, metrics, figures)), encoding="utf-8")
+    page.write_text(
+        markup.page(
+            folder.name, subtitle, markup.tiles(_headline(metrics)), contents(folder, metrics, figures)
+        ),
+        encoding="utf-8",
+    )
     return page
 
 
-def body(folder: Path, metrics: list[dict[str, Any]], figures: dict[str, Any]) -> str:
-    """Tiles, curves, samples, the figures in full, and the recipe."""
+def contents(folder: Path, metrics: list[dict[str, Any]], figures: dict[str, Any]) -> list[markup.Part]:
+    """Curves, samples, the figures in full, and the recipe."""
     rows = [(key, _told(value)) for key, value in figures.items()]
     recipe = folder / "recipe.yaml"
-    parts = [
-        markup.tiles(_headline(metrics)),
-        markup.section("curves", "Curves", markup.row(*_charts(metrics))),
-        markup.section("samples", "Samples", *_samples(folder / "samples")),
-        markup.section("figures", "Figures", markup.table("At the end", ("figure", "value"), rows, 1)),
-        markup.section(
-            "recipe",
-            "Recipe",
-            markup.details("All that the run depends on", recipe.read_text() if recipe.is_file() else ""),
-        ),
+    asked = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    return [
+        markup.part("curves", "Curves", markup.row(*_charts(metrics))),
+        markup.part("samples", "Samples", *_samples(folder / "samples")),
+        markup.part("figures", "Figures", markup.table("At the end", ("figure", "value"), rows, 1)),
+        markup.part("recipe", "Recipe", markup.details("All that the run depends on", asked)),
     ]
-    return "\n".join(part for part in parts if part)
 
 
 def _told(value: Any) -> str:
@@ -75,7 +76,7 @@ def _last(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     """The latest value of every logged figure."""
     out: dict[str, Any] = {}
     for line in metrics:
-        out |= line
+        out |= {key: value for key, value in line.items() if key not in ("time", "eta_s")}
     return out
 
 

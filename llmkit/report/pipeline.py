@@ -34,25 +34,25 @@ def write(folder: Path, stages: list[dict[str, Any]]) -> Path:
     manifest.write_json(folder / "report.json", figures)
     title = read_json(folder / "pipeline.json").get("title") or folder.name
     page = folder / "report.html"
-    page.write_text(markup.page(title, _subtitle(roles), body(roles, figures)), encoding="utf-8")
+    page.write_text(
+        markup.page(title, _subtitle(roles), markup.tiles(_headline(figures)), contents(roles, figures)),
+        encoding="utf-8",
+    )
     return page
 
 
-def body(roles: Roles, figures: dict[str, Any]) -> str:
-    """All sections of the page, in the order in which a reader asks."""
-    pretrain = roles.training("pretrain")
-    parts = [
-        markup.tiles(_headline(figures)),
-        markup.section("verdict", "What it can and cannot do", _verdict(figures, pretrain)),
+def contents(roles: Roles, figures: dict[str, Any]) -> list[markup.Part]:
+    """The parts of the page, in the order in which a reader asks."""
+    return [
+        markup.part("verdict", "What it can and cannot do", _verdict(figures, roles)),
         _pretraining(roles, figures),
         _instructions(roles, figures),
         _reward(roles, figures),
         _preference(roles, figures),
-        samples.section(roles),
+        samples.part(roles),
         _origin(roles),
-        recompute.section(figures),
+        recompute.part(figures),
     ]
-    return "\n".join(part for part in parts if part)
 
 
 def _subtitle(roles: Roles) -> str:
@@ -73,7 +73,7 @@ def _headline(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
         beaten = (
             f"{len(text['beats'])} of {len(text['baseline'])} baselines beaten" if "baseline" in text else ""
         )
-        shown.append(("Bits per byte, held out", number(text["bits_per_byte"]), beaten))
+        shown.append(("Bits per byte", number(text["bits_per_byte"]), beaten))
     if "exact_match" in sft:
         was = f"{percent(sft['exact_match_before'])} before tuning" if "exact_match_before" in sft else ""
         shown.append(("Exact answers", percent(sft["exact_match"]), was))
@@ -82,7 +82,7 @@ def _headline(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
             (
                 "Reward accuracy",
                 percent(reward["accuracy"]),
-                f"{percent(reward['longer_wins'])} by length alone",
+                f"{percent(reward['longer_wins'])} by length",
             )
         )
     if "accuracy_after" in preference:
@@ -90,18 +90,16 @@ def _headline(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
         shown.append(("Preferred reply likelier", percent(preference["accuracy_after"]), was))
     if "max_abs_logit_diff" in export:
         wrong = export.get("tokenizer_mismatches")
-        remark = (
-            f"in the exported model; {wrong} id mismatches" if wrong is not None else "in the exported model"
-        )
-        shown.append(("Largest logit difference", f"{export['max_abs_logit_diff']:.1e}", remark))
+        remark = f"after export, {wrong} ids differ" if wrong is not None else "after export"
+        shown.append(("Logit difference", f"{export['max_abs_logit_diff']:.1e}", remark))
     return shown
 
 
-def _verdict(figures: dict[str, Any], pretrain: Stage | None) -> str:
-    result = pretrain.result if pretrain else {}
-    return markup.bullets(
-        verdict.sentences(figures, result.get("parameters"), result.get("tokens")), "verdict"
-    )
+def _verdict(figures: dict[str, Any], roles: Roles) -> str:
+    trained, evaluated = roles.training("pretrain"), roles.evaluation("pretrain")
+    parameters = evaluated.report.get("parameters") if evaluated else None
+    tokens = trained.result.get("tokens") if trained else None
+    return markup.bullets(verdict.sentences(figures, parameters, tokens), "verdict")
 
 
 def _chart(stage: Stage | None, key: str, unit: str, what: str) -> str:
@@ -119,7 +117,7 @@ def _curves(stage: Stage | None) -> str:
     )
 
 
-def _pretraining(roles: Roles, figures: dict[str, Any]) -> str:
+def _pretraining(roles: Roles, figures: dict[str, Any]) -> markup.Part:
     stage, evaluated, part = (
         roles.training("pretrain"),
         roles.evaluation("pretrain"),
@@ -145,10 +143,10 @@ def _pretraining(roles: Roles, figures: dict[str, Any]) -> str:
     speed = tokens_per_second(stage) if stage else None
     lead = f"Trained at {number(speed)} tokens per second." if speed else ""
     charts = markup.row(_chart(stage, "loss", "nats per token", "Loss"), compared)
-    return markup.section("pretraining", TRAINED["pretrain"], charts, table, lead=lead)
+    return markup.part("pretraining", TRAINED["pretrain"], charts, table, lead=lead)
 
 
-def _instructions(roles: Roles, figures: dict[str, Any]) -> str:
+def _instructions(roles: Roles, figures: dict[str, Any]) -> markup.Part:
     evaluated, part = roles.evaluation("sft"), figures.get("sft", {})
     rows = []
     if "loss_after" in part:
@@ -168,7 +166,7 @@ def _instructions(roles: Roles, figures: dict[str, Any]) -> str:
         (name, percent(s["exact_match"]), span(s["ci95"]), number(s["samples"]))
         for name, s in sources.items()
     ]
-    return markup.section(
+    return markup.part(
         "instructions",
         TRAINED["sft"],
         _curves(roles.training("sft")),
@@ -179,7 +177,7 @@ def _instructions(roles: Roles, figures: dict[str, Any]) -> str:
     )
 
 
-def _reward(roles: Roles, figures: dict[str, Any]) -> str:
+def _reward(roles: Roles, figures: dict[str, Any]) -> markup.Part:
     part = figures.get("reward", {})
     sources = {"all sources": part, **part.get("by_source", {})} if part else {}
     rows = [
@@ -209,7 +207,7 @@ def _reward(roles: Roles, figures: dict[str, Any]) -> str:
         "expected calibration error of the predicted preference, over ten bins, is "
         f"{number(part.get('calibration_error'))}."
     )
-    return markup.section(
+    return markup.part(
         "reward",
         TRAINED["reward"],
         _curves(roles.training("reward")),
@@ -218,7 +216,7 @@ def _reward(roles: Roles, figures: dict[str, Any]) -> str:
     )
 
 
-def _preference(roles: Roles, figures: dict[str, Any]) -> str:
+def _preference(roles: Roles, figures: dict[str, Any]) -> markup.Part:
     evaluated, part = roles.evaluation("dpo"), figures.get("preference", {})
     task = evaluated.task("preference") if evaluated else {}
     rows = []
@@ -248,7 +246,7 @@ def _preference(roles: Roles, figures: dict[str, Any]) -> str:
         if part
         else ""
     )
-    return markup.section(
+    return markup.part(
         "preference",
         TRAINED["dpo"],
         _curves(roles.training("dpo")),
@@ -258,14 +256,14 @@ def _preference(roles: Roles, figures: dict[str, Any]) -> str:
     )
 
 
-def _origin(roles: Roles) -> str:
+def _origin(roles: Roles) -> markup.Part:
     stages = [
         (s.name, s.verb, duration(s.seconds), s.status or "-", (s.fingerprint or "-")[:12])
         for s in roles.stages
     ]
     caption = "Each box is a directory with a manifest; under its name, the beginning of its fingerprint"
     sources = [row for stage in roles.stages if stage.verb == "data.collect" for row in _sources(stage)]
-    return markup.section(
+    return markup.part(
         "origin",
         "Where it comes from",
         markup.figure(lineage.graph(roles.stages), caption),

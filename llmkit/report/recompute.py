@@ -24,11 +24,11 @@ print(nll / math.log(2) / len(text.encode()))
 """
 
 
-def section(figures: dict[str, Any]) -> str:
+def part(figures: dict[str, Any]) -> markup.Part:
     """The lines for this pipeline's export and held-out text; empty where either is missing."""
-    part, data = figures.get("pretrain", {}), figures.get("data", {})
-    if not all(key in part for key in ("export", "bits_per_byte")) or "heldout" not in data:
-        return ""
-    lines = LINES.format(export=part["export"], heldout=data["heldout"], window=part["window"])
-    lead = f"These lines use no llmkit, and print {part['bits_per_byte']:.4f}."
-    return markup.section("recompute", "Check it yourself", f"<pre>{escape(lines)}</pre>", lead=lead)
+    text, data = figures.get("pretrain", {}), figures.get("data", {})
+    if not all(key in text for key in ("export", "bits_per_byte")) or "heldout" not in data:
+        return markup.part("recompute", "Check it yourself")
+    lines = LINES.format(export=text["export"], heldout=data["heldout"], window=text["window"])
+    lead = f"These lines use no llmkit, and print {text['bits_per_byte']:.4f}."
+    return markup.part("recompute", "Check it yourself", f"<pre>{escape(lines)}</pre>", lead=lead)

@@ -65,9 +65,14 @@ class Stage:
         return read_metrics(self.out / "metrics.jsonl")
 
     @cached_property
+    def report(self) -> dict[str, Any]:
+        """The report.json of an evaluation."""
+        return read_json(self.out / "report.json") if self.verb == "eval" else {}
+
+    @property
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """The tasks of an evaluation by label, as in its report.json."""
-        return read_json(self.out / "report.json").get("tasks", {}) if self.verb == "eval" else {}
+        """The tasks of an evaluation by label."""
+        return self.report.get("tasks", {})
 
     def task(self, metric: str) -> dict[str, Any]:
         """The first task measured by `metric`, or nothing."""

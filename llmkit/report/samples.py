@@ -12,7 +12,7 @@ PLAIN = "The pretrained model continues these beginnings."
 CHAT = "Every model replies to these messages; the pretrained one has never seen a chat."
 
 
-def section(roles: Roles) -> str:
+def part(roles: Roles) -> markup.Part:
     """Continuations of plain text, then replies, from the `samples` tasks of all evaluations."""
     written: dict[bool, dict[str, list[tuple[str, str]]]] = {False: {}, True: {}}
     for role, speaker in SPEAKERS.items():
@@ -24,12 +24,17 @@ def section(roles: Roles) -> str:
     for chat, told in ((False, PLAIN), (True, CHAT)):
         if written[chat]:
             parts += [markup.paragraph(told), *(_sample(*item) for item in written[chat].items())]
-    return markup.section("samples", "Samples", *parts)
+    return markup.part("samples", "Samples", *parts)
+
+
+def _tight(text: str) -> str:
+    """`text` without the empty lines that make a page long."""
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _sample(prompt: str, said: list[tuple[str, str]]) -> str:
     lines = (
-        f"<span class=speaker>{escape(speaker)}</span><span class=said>{escape(text.strip())}</span>"
+        f"<span class=speaker>{escape(speaker)}</span><span class=said>{escape(_tight(text))}</span>"
         for speaker, text in said
     )
     return f"<div class=sample><p class=prompt>{escape(prompt)}</p>{''.join(lines)}</div>"

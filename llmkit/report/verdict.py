@@ -7,12 +7,12 @@ from llmkit.report.markup import percent, span
 NAMES = {
     "xz": "xz -9e",
     "bz2": "bz2 -9",
-    "unigram": "unigram",
+    "unigram": "unigram model",
     "kn2": "Kneser-Ney bigram",
     "kn3": "Kneser-Ney trigram",
     "kn4": "Kneser-Ney 4-gram",
 }
-"""What the baselines are called in a sentence."""
+"""What the baselines are called."""
 
 
 def sentences(report: dict[str, Any], parameters: int | None, tokens: int | None) -> list[str]:
@@ -35,7 +35,7 @@ def _size(parameters: int | None, tokens: int | None) -> list[str]:
 def _text(part: dict[str, Any]) -> list[str]:
     if "baseline" not in part:
         return []
-    wins, losses = ([NAMES.get(name, name) for name in part[key]] for key in ("beats", "loses_to"))
+    wins, losses = ([_spoken(name) for name in part[key]] for key in ("beats", "loses_to"))
     line = f"It needs {part['bits_per_byte']:.3f} bits for a byte of text that it has never seen. "
     if wins:
         line += f"That is less than {_list(wins)} {'need' if len(wins) > 1 else 'needs'}"
@@ -43,6 +43,11 @@ def _text(part: dict[str, Any]) -> list[str]:
     else:
         line += f"That is more than every baseline: {_list(losses)}"
     return [line + ". All of them had seen the same training text."]
+
+
+def _spoken(name: str) -> str:
+    """A baseline in a sentence: compressors by their command, models with an article."""
+    return NAMES.get(name, name) if name in ("xz", "bz2") else f"a {NAMES.get(name, name)}"
 
 
 def _answers(part: dict[str, Any]) -> list[str]:
