@@ -25,7 +25,7 @@ from llmkit.engine.stop import Stop
 from llmkit.errors import ConfigError
 from llmkit.log import Metrics, say
 from llmkit.models import size
-from llmkit.models.heads import with_head
+from llmkit.models.heads import build
 
 
 def train(recipe: TrainRecipe, device: str = "auto", fresh: bool = False, met=lambda: None) -> dict[str, Any]:
@@ -96,11 +96,16 @@ class _Run:
         meter.open(Metrics(self.out, begun) if dist.rank() == 0 else None)
         guard, stop = Guard(recipe.run.max_skips), Stop(recipe.run.time_limit_s)
         meter.skipped = lambda: guard.skipped
-        evaluator = Evaluator(objective, backend, list(heldout.heldout(recipe.run.eval_rows)), recipe.run.eval_every, steps)
+        batches = list(heldout.heldout(recipe.run.eval_rows))
+        evaluator = Evaluator(objective, backend, batches, recipe.run.eval_every, steps, self.out / "samples")
         try:
             if begun == 0:
+                if counts := getattr(self.train_set, "counts", None):
+                    say("data: " + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items()))
                 say(f"{recipe.objective.name}: {describe(backend)}; {steps} steps of {recipe.batch.rows} rows on "
                     f"{dist.world()} x {dist.device().type}, {self.settled.backend}, {self.settled.precision}")  # fmt: skip
+                if objective.batch_statistics:
+                    say("this loss depends on which rows share a micro-batch: equal results in equal layouts only")
             loop.train(
                 steps, lambda step: factor(recipe.schedule, step, steps), objective, backend, data, evaluator, saver,
                 meter, guard, stop, begun,
@@ -114,11 +119,9 @@ class _Run:
             backend.close()
 
     def _nets(self, objective) -> dict[str, torch.nn.Module]:
-        Model, settings = registry.find("model", self.recipe.model.name), self.recipe.model
-
         def make(head: str = "lm", **changes):
             with torch.device("meta"):
-                return with_head(Model(settings.model_copy(update=changes)), head)
+                return build(self.recipe.model.model_copy(update=changes), head)
 
         return objective.build(make)
 
@@ -146,7 +149,7 @@ class _Run:
             parents["tokenizer"] = manifest.fingerprint(tokenizer)
         if self.start:
             parents["init"] = self.start.fingerprint
-        sources = {**(self.start.lineage["sources"] if self.start else {}), **_sources(self.recipe.data)}
+        sources = {**(self.start.lineage["sources"] if self.start else {}), **_sources(self.recipe.data, self.train_set)}
         return {**parents, "sources": sources, "objective": self.recipe.objective.name}
 
     def _finish(self, saver: Saver, meter: Meter) -> dict[str, Any]:
@@ -175,10 +178,10 @@ class _Run:
 
 
 def _resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
-    """The recipe with what only the data can tell: the vocabulary's size, the steps of a token budget."""
+    """The recipe with what only the data can tell: the vocabulary's or the images' size, the steps of a token budget."""
     model, run = recipe.model, recipe.run
-    if getattr(model, "vocab_size", 0) is None:
-        model = model.model_copy(update={"vocab_size": dataset.vocab_size})
+    open_ = [key for key in DATA_TELLS if getattr(model, key, 0) is None and hasattr(dataset, key)]
+    model = model.model_copy(update={key: getattr(dataset, key) for key in open_})
     if run.steps is None:
         per_step = recipe.batch.rows * dataset.seq_len
         run = run.model_copy(update={"steps": -(-run.tokens // per_step)})
@@ -186,17 +189,27 @@ def _resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
     return recipe.model_copy(update={"model": model, "run": run})
 
 
+DATA_TELLS = ("vocab_size", "size", "channels", "classes")
+"""Settings of models that may be left out: the dataset's attribute of the same name is taken."""
+
+
 def _fits(model, dataset) -> None:
     size_, needed = getattr(model, "vocab_size", None), getattr(dataset, "vocab_size", None)
     if size_ and needed and size_ < needed:
         raise ConfigError(f"model.vocab_size: {size_} is smaller than the data's vocabulary of {needed}; leave it out")
+    for key in ("size", "channels"):
+        mine, theirs = getattr(model, key, None), getattr(dataset, key, None)
+        if mine and theirs and mine != theirs:
+            raise ConfigError(f"model.{key}: {mine}, but the images have {theirs}; leave it out, or change data.{key}")
     context, seq_len = getattr(model, "context", None), getattr(dataset, "seq_len", None)
     if context and seq_len and seq_len > context:
         raise ConfigError(f"data.seq_len: {seq_len} is longer than model.context of {context}; change one of them")
 
 
-def _sources(data) -> dict[str, Any]:
-    """{source: its licence and origin} of the directories that the dataset reads."""
+def _sources(data, dataset) -> dict[str, Any]:
+    """{source: its licence and origin}: the dataset's own, or those of the directories that it reads."""
+    if hasattr(dataset, "licences"):
+        return dataset.licences
     folders = [getattr(data, key) for key in ("data", "shards") if hasattr(data, key)]
     return {name: facts for folder in folders for name, facts in manifest.read(folder).get("licences", {}).items()}
 
