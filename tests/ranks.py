@@ -37,7 +37,7 @@ SLOW_IMPORTS = (
 """What a run would import on the way, and what costs most of its time."""
 TAIL = 3000
 """Characters of a rank's output that a failure shows."""
-GRACE_S = 2.0
+GRACE_S = 10.0
 """How long the other ranks may go on once one has failed."""
 
 

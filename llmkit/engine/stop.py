@@ -28,5 +28,7 @@ class Stop:
         return "another rank was asked to" if dist.sums({"stop": bool(self.asked)})["stop"] else None
 
     def close(self) -> None:
+        """Listen no more; but a process that was asked to end is ending, and another SIGTERM must not cut it short."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if not self.asked or number == signal.SIGINT:
+                signal.signal(number, handler)
