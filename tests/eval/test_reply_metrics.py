@@ -1,0 +1,175 @@
+"""Exact match, reply loss, preference, reward accuracy and samples on real, tiny models."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from llmkit.data.sets.pairs import render_reply
+from llmkit.errors import DataError
+from llmkit.eval import records, replies, scoring
+from llmkit.eval.metrics.exact_match import ExactMatch
+from llmkit.eval.metrics.preference import Preference
+from llmkit.eval.metrics.reply_loss import ReplyLoss
+from llmkit.eval.metrics.reward_accuracy import RewardAccuracy, judge
+from llmkit.eval.metrics.samples import Samples
+from llmkit.eval.scoring import Reply, k3
+
+
+def heldout_pairs(opened, world):
+    return scoring.pairs(opened, records.heldout(str(world / "pairs"), ("prompt",)))
+
+
+def test_log_probabilities_do_not_depend_on_the_batch_they_stand_in(opened, world, monkeypatch):
+    _, chosen, rejected = heldout_pairs(opened, world)
+    mixed = [reply for pair in zip(chosen, rejected, strict=True) for reply in pair]
+    together, tokens = scoring.log_probs(opened.net, mixed)
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 1)
+    alone, _ = scoring.log_probs(opened.net, mixed)
+    assert together == pytest.approx(alone, abs=1e-4)
+    assert (tokens == [(reply.labels >= 0).sum() for reply in mixed]).all()
+
+
+@torch.no_grad()
+def test_a_reward_is_read_at_the_last_token_as_in_training(scorer, world):
+    records_, chosen, _ = heldout_pairs(scorer, world)
+    found = scoring.scores(scorer.net, chosen)
+    tokens, _ = render_reply(scorer.tokenizer, records_[0]["prompt"], records_[0]["chosen"])
+    assert found[0] == pytest.approx(scorer.net.scores(torch.tensor(tokens[None]))[0, -1].item(), abs=1e-5)
+
+
+def test_accuracy_is_strict_and_the_length_rule_tosses_a_coin_for_ties():
+    """The golden values of a reward model: one pair right, one wrong, one tied."""
+    figures = judge(np.array([1 - 0.5, 0.2 - 0.4, 0.3 - 0.3]), longer=np.array([3, -1, 0]))
+    assert figures["accuracy"] == pytest.approx(1 / 3)
+    assert figures["ties"] == 1
+    assert figures["longer_wins"] == pytest.approx((1 + 0 + 0.5) / 3)
+    assert figures["above_longer_wins"] == pytest.approx(1 / 3 - 0.5)
+
+
+def test_a_judge_of_lengths_alone_is_not_above_the_length_rule():
+    longer = np.random.default_rng(0).normal(0, 5, 400)
+    figures = judge(longer * 0.3, longer)
+    assert figures["above_longer_wins_ci95"] == [0.0, 0.0]
+    assert figures["length_correlation"] == pytest.approx(1.0)
+
+
+def test_reward_accuracy_reports_every_source(scorer, world):
+    found = RewardAccuracy(RewardAccuracy.Settings(data=str(world / "pairs"))).measure(scorer)
+    assert sum(source["pairs"] for source in found.figures["by_source"].values()) == found.figures["pairs"]
+    assert np.mean([row["value"] for row in found.rows]) == found.figures["accuracy"]
+    assert found.figures["longer_wins"] > 0.9
+    assert found.figures["ci95"][0] <= found.figures["accuracy"] <= found.figures["ci95"][1]
+
+
+def test_the_divergence_estimate_has_the_golden_value_and_is_never_negative():
+    assert k3(torch.tensor(-1.0 + 1.3)).item() == pytest.approx(0.0408182207, abs=1e-7)
+    assert (k3(torch.linspace(-3, 3, 50)) >= 0).all()
+
+
+def test_a_model_compared_with_itself_has_changed_nothing(opened, world):
+    settings = Preference.Settings(data=str(world / "pairs"), before=str(world / "run"), max_new=6)
+    figures = Preference(settings).measure(opened).figures
+    assert figures["accuracy_before"] == figures["accuracy_after"]
+    assert figures["gain_ci95"] == [0.0, 0.0]
+    assert figures["chosen_logprob_change"] == figures["kl"] == 0.0
+    assert figures["mcnemar_p"] == 1.0
+    assert figures["implicit_accuracy"] == 0.0
+
+
+def test_raising_the_preferred_replies_raises_the_accuracy_and_costs_divergence(opened, world):
+    from llmkit.opened import open_model
+
+    tuned = open_model(world / "run", "lm")
+    prefer(tuned, world)
+    settings = Preference.Settings(data=str(world / "pairs"), before=str(world / "run"), max_new=6)
+    figures = Preference(settings).measure(tuned).figures
+    assert figures["accuracy_after"] > figures["accuracy_before"]
+    assert figures["gain_ci95"][0] > 0
+    assert figures["chosen_logprob_change"] > 0
+    assert figures["kl"] > 0
+
+
+def prefer(tuned, world) -> None:
+    """Some plain steps towards the preferred replies and away from the others."""
+    _, chosen, rejected = heldout_pairs(tuned, world)
+    optimiser = torch.optim.AdamW(tuned.net.parameters(), lr=3e-3)
+    for _ in range(6):
+        for good, bad in zip(chosen, rejected, strict=True):
+            margin = _log_p(tuned.net, good) - _log_p(tuned.net, bad)
+            (-torch.nn.functional.logsigmoid(margin)).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+
+def _log_p(net, reply: Reply):
+    tokens, labels = (torch.from_numpy(x)[None] for x in reply)
+    return -net.nll(tokens, None, labels).sum()
+
+
+def test_drawn_replies_end_in_the_token_that_stopped_them(opened):
+    prompts = [[{"role": "user", "content": f"{i}"}] for i in range(8)]
+    for reply in replies.drawn(opened, prompts, max_new=5, seed=3):
+        assert 1 <= reply.size <= 5
+        assert (reply.labels[reply.labels >= 0] == reply.tokens[-reply.size :]).all()
+
+
+def test_replies_do_not_depend_on_their_neighbours(opened, monkeypatch):
+    prompts = [[{"role": "user", "content": "peace " * n}] for n in range(1, 6)]
+    together = replies.replies(opened, prompts, max_new=8)
+    monkeypatch.setattr(replies, "ROWS", 1)
+    assert replies.replies(opened, prompts, max_new=8) == together
+
+
+def test_exact_match_counts_the_replies_that_are_the_answer(opened, world, tmp_path):
+    asked = records.heldout(str(world / "chats"), ("answer",))
+    said = replies.replies(opened, [record["messages"][:-1] for record in asked], max_new=6)
+    for i, (record, reply) in enumerate(zip(asked, said, strict=True)):
+        record["answer"] = f" {reply}\n" if i % 2 == 0 else "something else"
+    (tmp_path / "heldout.jsonl").write_text("".join(json.dumps(record) + "\n" for record in asked))
+    settings = ExactMatch.Settings(data=str(tmp_path), before=str(world / "run"), max_new=6)
+    figures = ExactMatch(settings).measure(opened).figures
+    assert figures["exact_match"] == math.ceil(len(asked) / 2) / len(asked)
+    assert figures["exact_match_before"] == figures["exact_match"]
+    assert figures["mcnemar_p"] == 1.0
+
+
+def test_reply_loss_is_the_mean_over_reply_tokens(opened, world):
+    settings = ReplyLoss.Settings(data=str(world / "chats"), before=str(world / "run"))
+    measured = ReplyLoss(settings).measure(opened)
+    weights = [row["weight"] for row in measured.rows]
+    assert np.average([row["value"] for row in measured.rows], weights=weights) == pytest.approx(
+        measured.figures["loss"]
+    )
+    assert measured.figures["tokens"] == sum(weights)
+    assert measured.figures["loss_before"] == pytest.approx(measured.figures["loss"])
+    assert 4 < measured.figures["loss"] < 8
+
+
+def test_a_limit_takes_the_same_records_every_time(world):
+    some = records.heldout(str(world / "chats"), ("answer",), limit=5)
+    assert [r["id"] for r in some] == [
+        r["id"] for r in records.heldout(str(world / "chats"), ("answer",), limit=5)
+    ]
+    assert len(some) == 5
+
+
+def test_data_that_a_metric_cannot_use_is_named(world, tmp_path):
+    with pytest.raises(DataError, match=r"no record has chosen"):
+        records.heldout(str(world / "chats"), ("chosen",))
+    with pytest.raises(DataError, match=r"holds no source 'faq'; known: .*conversations\.jsonl"):
+        records.heldout(str(world / "chats"), ("answer",), sources=["faq"])
+    with pytest.raises(DataError, match="there is no such file"):
+        records.heldout(str(tmp_path), ("answer",))
+    (tmp_path / "heldout.jsonl").write_text('{"id": 1}\n{"id": \n')
+    with pytest.raises(DataError, match=r"heldout\.jsonl:2: not JSON"):
+        records.heldout(str(tmp_path), ("id",))
+
+
+def test_samples_are_the_same_for_the_same_seed(opened):
+    settings = Samples.Settings(prompts=["the state", "peace"], max_new=6)
+    first, again = (Samples(settings).measure(opened).figures["written"] for _ in range(2))
+    assert first == again
+    assert [sample["prompt"] for sample in first] == ["the state", "peace"]

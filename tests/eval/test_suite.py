@@ -1,0 +1,106 @@
+import json
+
+import pytest
+
+from llmkit import config
+from llmkit.errors import CheckpointError, ConfigError, DataError
+from llmkit.eval.compare import compare, show
+from llmkit.eval.suite import Suite, work
+
+
+def suite(world, ckpt="run", **tasks) -> Suite:
+    return config.resolve(Suite, {"ckpt": str(world / ckpt), "tasks": tasks, "device": "cpu"})
+
+
+def text(world, **changes) -> dict:
+    return {"name": "bits_per_byte", "text": str(world / "data" / "heldout.txt"), **changes}
+
+
+def test_a_suite_writes_figures_and_every_sample(world, tmp_path, capsys):
+    answers = {"name": "exact_match", "data": str(world / "chats"), "max_new": 4}
+    report = work(suite(world, text=text(world), answers=answers), tmp_path)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written == json.loads(json.dumps(report))
+    assert written["tasks"]["text"]["metric"] == "bits_per_byte"
+    assert written["parameters"] > 10_000
+    rows = [json.loads(line) for line in (tmp_path / "results" / "answers.jsonl").open()]
+    assert len(rows) == written["tasks"]["answers"]["samples"]
+    assert "bits_per_byte" in capsys.readouterr().out
+
+
+def test_an_unknown_metric_is_answered_with_the_nearest(world):
+    with pytest.raises(ConfigError, match="no metric called 'bits_per_bite'; did you mean bits_per_byte"):
+        suite(world, text={"name": "bits_per_bite"})
+
+
+def test_a_language_metric_refuses_a_reward_model(world, tmp_path):
+    with pytest.raises(CheckpointError, match="is a reward model, a language model is needed"):
+        work(suite(world, "reward", text=text(world)), tmp_path)
+
+
+def test_quick_reaches_into_the_tasks(world):
+    tasks = {"text": text(world), "chat": {"name": "samples", "prompts": ["a"]}}
+    settings = config.resolve(Suite, {"ckpt": "x", "tasks": tasks}, {"tasks.text.max_bytes": 99}, quick=True)
+    assert settings.tasks["text"].max_bytes == 99
+    assert settings.tasks["chat"].max_new == 8
+
+
+def test_a_misspelt_setting_of_a_task_is_answered_with_the_nearest(world):
+    with pytest.raises(
+        ConfigError, match=r"tasks\.text\.windw: no such setting; did you mean tasks\.text\.window"
+    ):
+        suite(world, text=text(world, windw=3))
+
+
+def test_an_evaluation_depends_on_the_directories_it_reads(world):
+    answers = {"name": "exact_match", "data": str(world / "chats"), "before": str(world / "run")}
+    inputs = suite(world, answers=answers).inputs()
+    assert set(inputs) == {"ckpt", "answers.data", "answers.before"}
+
+
+@pytest.mark.parametrize("name", ["base", "own_text", "instructions", "reward", "preference"])
+def test_the_suites_that_come_along_are_valid(name):
+    asked = config.read(name, "eval")["tasks"]
+    needed = {"bits_per_byte": ["text"], "preference": ["data", "before"], "samples": []}
+    paths = {
+        f"tasks.{label}.{key}": "x"
+        for label, task in asked.items()
+        for key in needed.get(task["name"], ["data"])
+    }
+    assert config.load(Suite, name, {"ckpt": "x", **paths}, folder="eval").tasks.keys() == asked.keys()
+
+
+def test_two_evaluations_are_compared_sample_by_sample(world, tmp_path, capsys):
+    for name, window in (("a", 8), ("b", 96)):
+        work(suite(world, text=text(world, window=window)), tmp_path / name)
+    found = compare(tmp_path / "a", tmp_path / "b")["text"]
+    assert found["difference"] == pytest.approx(found["b"] - found["a"])
+    assert found["samples"] >= 1
+    same = compare(tmp_path / "a", tmp_path / "a")["text"]
+    assert same["verdict"] == "no clear difference"
+    assert same["p"] == 1.0
+    show(tmp_path / "a", tmp_path / "b")
+    assert "text" in capsys.readouterr().out
+
+
+def test_binary_samples_are_compared_by_mcnemar(tmp_path):
+    for name, right in (("a", 20), ("b", 40)):
+        folder = tmp_path / name
+        (folder / "results").mkdir(parents=True)
+        task = {"metric": "exact_match", "headline": "exact_match", "better": "higher"}
+        (folder / "report.json").write_text(json.dumps({"tasks": {"answers": task}}))
+        rows = [{"id": i, "value": float(i < right)} for i in range(60)]
+        (folder / "results" / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare(tmp_path / "a", tmp_path / "b")["answers"]
+    assert (found["test"], found["verdict"]) == ("McNemar", "B is better")
+    assert found["p"] == pytest.approx(2 * 0.5**20)
+    assert found["ci95"][0] > 0
+
+
+def test_evaluations_without_a_common_task_are_refused(world, tmp_path):
+    work(suite(world, text=text(world)), tmp_path / "a")
+    work(suite(world, other=text(world)), tmp_path / "b")
+    with pytest.raises(DataError, match="no task in common"):
+        compare(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(DataError, match=r"holds no report\.json"):
+        compare(tmp_path / "a", tmp_path)

@@ -1,0 +1,86 @@
+"""Bits per byte and its relatives against plain loops and published values."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from llmkit.errors import ConfigError, DataError
+from llmkit.eval import scoring
+from llmkit.eval.metrics.bits_per_byte import BitsPerByte, blocks, perplexities, window_nll
+
+
+def test_perplexities_have_the_conventional_values():
+    """Two texts of 10 and 6 nats, 5 and 2 tokens, 3 and 1 words, 20 and 8 bytes."""
+    figures = perplexities(16.0, tokens=7, words=4, size=28)
+    assert figures["token_perplexity"] == pytest.approx(9.8327, abs=5e-5)
+    assert figures["word_perplexity"] == pytest.approx(54.5982, abs=5e-5)
+    assert figures["byte_perplexity"] == pytest.approx(1.7708, abs=5e-5)
+    assert figures["bits_per_byte"] == pytest.approx(0.8243972, abs=5e-8)
+
+
+@torch.no_grad()
+def test_every_token_is_scored_once_given_its_own_window_and_one_token_of_carry(opened):
+    ids, window = np.arange(4, 60), 16
+    found = window_nll(opened.net, ids, window)
+    for t in range(1, len(ids)):
+        start = (t - 1) // window * window
+        logits = opened.net.logits(opened.net.hidden(torch.tensor(ids[None, start:t])))[0, -1]
+        assert found[t - 1] == pytest.approx(-logits.log_softmax(-1)[ids[t]].item(), abs=1e-5)
+
+
+def test_the_number_of_windows_in_a_batch_changes_nothing(opened, monkeypatch):
+    ids = np.arange(4, 150)
+    together = window_nll(opened.net, ids, 16)
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 16)
+    assert window_nll(opened.net, ids, 16) == pytest.approx(together, abs=1e-5)
+
+
+def test_blocks_of_the_text_add_up_to_the_whole():
+    nll, sizes = np.linspace(1, 3, 5000), np.resize([3, 1, 4, 2], 5000)
+    rows = blocks(nll, sizes)
+    assert sum(row["weight"] for row in rows) == sizes.sum()
+    assert sum(row["value"] * row["weight"] for row in rows) == pytest.approx(nll.sum() / math.log(2))
+    assert len(rows) == math.ceil(sizes.sum() / 4096)
+
+
+def test_the_figure_is_the_plain_sum_over_the_bytes_of_the_file(opened, world):
+    text = (world / "data" / "heldout.txt").read_text()
+    found = (
+        BitsPerByte(BitsPerByte.Settings(text=str(world / "data" / "heldout.txt"))).measure(opened).figures
+    )
+    ids = np.array([opened.tokenizer.bos, *opened.tokenizer.encode(text)])
+    nll = window_nll(opened.net, ids, opened.net.settings.context)
+    assert found["bits_per_byte"] == pytest.approx(nll.sum() / math.log(2) / len(text.encode()))
+    assert found["ci95"][0] < found["bits_per_byte"] < found["ci95"][1]
+    assert found["window"] == found["stride"] == 96
+
+
+def test_baselines_see_the_training_text_and_are_ranked(opened, world):
+    data = world / "data"
+    settings = {"text": str(data / "heldout.txt"), "baselines": True, "train_text": str(data / "train.jsonl")}
+    found = BitsPerByte(BitsPerByte.Settings(**settings)).measure(opened).figures
+    assert list(found["baseline"]) == ["xz", "bz2", "unigram", "kn2", "kn3", "kn4"]
+    assert sorted(found["beats"] + found["loses_to"]) == sorted(found["baseline"])
+    assert all(found["bits_per_byte"] < found["baseline"][name] for name in found["beats"])
+    assert found["baseline"]["unigram"] < 2.5
+    raw = "\n\n".join(json.loads(line)["text"] for line in (data / "train.jsonl").open())
+    assert found["baseline_train_bytes"] == len(raw.encode())
+
+
+def test_unusable_texts_are_named(opened, tmp_path):
+    def measure(**settings):
+        return BitsPerByte(BitsPerByte.Settings(**settings)).measure(opened)
+
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match=r"empty\.txt: is empty"):
+        measure(text=str(tmp_path / "empty.txt"))
+    with pytest.raises(DataError, match=r"latin\.txt: not UTF-8 text at byte 3"):
+        measure(text=str(tmp_path / "latin.txt"))
+    with pytest.raises(DataError, match=r"gone\.txt: there is no such text file"):
+        measure(text=str(tmp_path / "gone.txt"))
+    with pytest.raises(ConfigError, match="train_text: the baselines need"):
+        measure(text=str(tmp_path / "latin.txt"), baselines=True)
