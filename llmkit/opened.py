@@ -18,9 +18,9 @@ from llmkit import registry, trust
 from llmkit.checkpoint import store
 from llmkit.checkpoint.fragments import Reader
 from llmkit.config import Section, parse_yaml
-from llmkit.errors import CheckpointError
+from llmkit.errors import CheckpointError, ConfigError
 from llmkit.log import say, warn
-from llmkit.models.heads import with_head
+from llmkit.models import heads
 from llmkit.tokenizer.vocabulary import Tokenizer
 
 
@@ -41,8 +41,11 @@ class Opened:
 
     @property
     def head(self) -> str:
-        """What it ends in: "lm" for a language model, "score" for a reward or value model, else "none"."""
-        return "lm" if hasattr(self.net, "logits") else "score" if hasattr(self.net, "scores") else "none"
+        """What it ends in: "lm" for a language model, "score" for a reward or value model, "image" for a maker
+        of images, else "none".
+        """
+        methods = {"logits": "lm", "scores": "score", "sample": "image"}
+        return next((head for method, head in methods.items() if hasattr(self.net, method)), "none")
 
 
 def resolve(ckpt: str | Path) -> Path:
@@ -88,12 +91,17 @@ def open_model(
     """The net and tokenizer of any CKPT, on `device`, in `dtype`.
 
     Where a run kept a moving average of its weights, that is what is read. `head` is what the caller needs,
-    "lm" or "score"; CheckpointError if the checkpoint ends in another.
+    "lm", "score" or "image"; CheckpointError if the checkpoint ends in another.
     """
     path = resolve(ckpt)
     opened = _checkpoint(path, head) if (path / "index.json").is_file() else _hub(path)
     if head and opened.head != head:
-        kinds = {"lm": "language model", "score": "reward model", "none": "model of no text"}
+        kinds = {
+            "lm": "language model",
+            "score": "reward model",
+            "image": "model of images",
+            "none": "net of no use here",
+        }
         raise CheckpointError(
             f"{path}: is a {kinds[opened.head]}, a {kinds[head]} is needed; give another one"
         )
@@ -104,11 +112,12 @@ def open_model(
 def _checkpoint(path: Path, head: str | None) -> Opened:
     store.verify(path)
     recipe = parse_yaml((path / "recipe.yaml").read_text(encoding="utf-8"), str(path / "recipe.yaml"))
-    reader = Reader(path)
-    name = choose(reader, head)
+    reader, settings = Reader(path), model_settings(recipe, path)
+    several = heads.parts(settings)
+    name = next(iter(several)) if several else choose(reader, head)
     kind = "ema" if "ema" in reader.kinds(name) else "param"
     tensors = reader.whole(name, kind) | reader.whole(name, "buffer")
-    net = build(model_settings(recipe, path), "score" if "score.weight" in tensors else "lm")
+    net = build(settings, name if several else "score" if "score.weight" in tensors else "lm")
     fill(net, tensors, path)
     tokenizer = Tokenizer.load(path / "tokenizer") if (path / "tokenizer").is_dir() else None
     lineage = trust.read_json(path / "lineage.json") if (path / "lineage.json").is_file() else {}
@@ -117,8 +126,13 @@ def _checkpoint(path: Path, head: str | None) -> Opened:
 
 def _hub(path: Path) -> Opened:
     from llmkit.models.hf import importing
+    from llmkit.models.hf import net as hub
 
-    net = importing.read(path)
+    try:
+        net = importing.read(path)
+    except ConfigError:  # none of our architectures
+        net = hub.read(path)
+        say(f"{path}: {net.settings.architecture}, computed by transformers")
     has_tokenizer = any((path / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
     return Opened(net, Tokenizer.load(path) if has_tokenizer else None, path, None, importing.lineage(path))
 
@@ -147,7 +161,7 @@ def model_settings(recipe: dict[str, Any], path: Path) -> Section:
 def build(settings: Section, head: str) -> nn.Module:
     """An empty net (on the meta device) of these settings, to be filled."""
     with torch.device("meta"):
-        return with_head(registry.find("model", settings.name)(settings), head)
+        return heads.build(settings, head)
 
 
 def fill(net: nn.Module, tensors: dict[str, torch.Tensor], where: Path) -> None:
@@ -159,7 +173,7 @@ def fill(net: nn.Module, tensors: dict[str, torch.Tensor], where: Path) -> None:
         if wanted.get(name) != found.get(name):
             expected, there = (list(shapes[name]) if name in shapes else "none" for shapes in (wanted, found))
             problems.append(f"{name}: expected {expected}, found {there}")
-        elif not tensors[name].is_floating_point():
+        elif tensors[name].is_floating_point() != net.state_dict()[name].is_floating_point():
             problems.append(f"{name}: expected floating-point numbers, found {tensors[name].dtype}")
     if problems:
         listed = "\n  ".join(problems)

@@ -13,7 +13,7 @@ from llmkit.objectives.phase import Batch, Numbers, Objective, add
 
 
 class Meter:
-    """Loss and figures per phase, gradient norm, learning rate, tokens/s, MFU, memory, time left."""
+    """Loss and figures per phase, gradient norm, learning rate, tokens/s or images/s, MFU, memory, time left."""
 
     def __init__(self, objective: Objective, backend, steps: int, log_every: int, flops: float | None):
         """`flops` of one token, forward and backward; None if unknown."""
@@ -47,8 +47,10 @@ class Meter:
             self._since = self._started
 
     def feed(self, group: list[Batch]) -> list[Batch]:
-        """Count the rows' positions and the useful ones among them (not padding)."""
+        """Count the rows' positions and the useful ones among them (not padding); images, where that is what rows are."""
         for batch in group:
+            if "image" in batch:
+                self._positions = add([self._positions, {"images": batch["valid"].sum()}])
             if (segments := batch.get("segments")) is not None:
                 useful = (segments > 0).sum()
                 self._positions = add([self._positions, {"all": segments.numel(), "useful": useful}])
@@ -85,7 +87,9 @@ class Meter:
         lr = next(iter(self._lr.values()))
         line |= {"lr": lr, "grad_norm": float(torch.stack([n.float() for n in self._norms]).mean())}
         line["step_s"] = seconds / self._count
-        if positions:
+        if "images" in positions:
+            line["images_per_s"] = positions["images"] / seconds
+        if "all" in positions:
             self.count()
             line["tokens"] = self.tokens
             line["tokens_per_s"] = positions["all"] / seconds
@@ -145,7 +149,7 @@ class Bar:
             self.rich.update(self.task, completed=done)
 
     def show(self, done: int, line: dict[str, float]) -> None:
-        names = ("loss", "accuracy", "bits_per_byte", "heldout/loss", "heldout/accuracy", "grad_norm", "tokens_per_s", "mfu")
+        names = ("loss", "accuracy", "bits_per_byte", "heldout/loss", "heldout/accuracy", "grad_norm", "tokens_per_s", "images_per_s", "mfu")
         text = "  ".join(f"{name} {line[name]:.4g}" for name in names if name in line)
         if self.rich:
             self.rich.update(self.task, description=text)

@@ -191,6 +191,12 @@ def initialise(
             setattr(net.get_submodule(owner), leaf, p)
         net.init_param(name, p, draws(seed, name))
         placed(p)
+    for module in net.modules():
+        empty = {key: b for key, b in module.named_buffers(recurse=False) if b.is_meta}
+        for key, buffer in empty.items():
+            setattr(module, key, torch.empty_like(buffer, device=device or "cpu"))
+        if empty:
+            module.reset_running_stats()  # what torch's norms call it; every module with buffers has one
     return net
 
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmkit import registry
 from llmkit.models.blocks import fill_normal
 
 HEADS = ("lm", "score", "value")
@@ -42,6 +43,19 @@ class ScoreNet(nn.Module):
     def compile(self, mode: str = "default") -> None:
         """Compile the trunk's part of training."""
         self.trunk.compile(mode)
+
+
+def build(settings, head: str = "lm") -> nn.Module:
+    """The net that `settings` describe, ending in `head`; of a model that consists of several, the one called so."""
+    Model = registry.find("model", settings.name)
+    if several := parts(settings):
+        return several[head](settings)
+    return with_head(Model(settings), head)
+
+
+def parts(settings) -> dict[str, type]:
+    """The nets that a model consists of (a generator and a discriminator), the one that makes things first."""
+    return getattr(registry.find("model", settings.name), "parts", {})
 
 
 def with_head(net: nn.Module, head: str) -> nn.Module:

@@ -77,6 +77,10 @@ class Objective:
     def after(self, phase: Phase, seen: Numbers, applied: bool) -> None:
         """Controllers. `seen` is summed over micro-batches and ranks; overriding this costs one all-reduce an update."""
 
+    def show(self, nets: dict[str, nn.Module]) -> dict[str, bytes]:
+        """Files by name, made at every evaluation and kept in the run's samples/: a grid of images, say."""
+        return {}
+
     def metrics(self, phase: Phase, seen: Numbers) -> dict[str, float]:
         """Readable figures from global sums of `seen`: {"loss": ..., "accuracy": ...}."""
         raise NotImplementedError
