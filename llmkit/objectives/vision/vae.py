@@ -1,0 +1,119 @@
+"""Variational bounds on the log-likelihood of images: ELBO, beta, annealed, with a capacity, importance-weighted.
+
+elbo   loss = -log p(x|z) + beta KL(q(z|x) || N(0, I)),   z ~ q(z|x), one draw          (Kingma & Welling 2014)
+       with a capacity: -log p(x|z) + beta |KL - C|, C rising from 0                    (Burgess et al. 2018)
+iwae   loss = -log 1/k sum_k p(x, z_k) / q(z_k|x)                                       (Burda et al. 2016, eq. 8)
+
+Nats: sums over values and latent dimensions, mean over the images of the global batch. Held-out figures are always
+of the bound itself, with beta 1.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from llmkit.config import Section
+from llmkit.objectives.phase import Objective, Phase
+from llmkit.registry import register
+from llmkit.vision import gallery, likelihood, noise
+
+SHOWN = 64
+"""Images in a grid."""
+
+
+@register("objective", "vae")
+class VaeObjective(Objective):
+    """Trains `model`, a vae."""
+
+    class Settings(Section):
+        name: Literal["vae"] = "vae"
+        bound: Literal["elbo", "iwae"] = Field("elbo", description="which bound is maximised")
+        particles: int = Field(1, gt=0, description="draws of z for each image; iwae: usually 5 or 50")
+        beta: float = Field(
+            1.0, ge=0, description="weight of the KL term; above 1 disentangles (Higgins 2017)"
+        )
+        capacity: float | None = Field(None, gt=0, description="nats that the KL is led to, instead of to 0")
+        anneal_steps: int = Field(0, ge=0, description="steps over which beta (or the capacity) rises from 0")
+        binarise: likelihood.Binarise = Field("none", description="what is done to grey levels beforehand")
+        eval_particles: int = Field(
+            0, ge=0, description="draws for the held-out importance-weighted NLL; 0: none"
+        )
+
+    phases = (Phase("train", "model"),)
+
+    def prepare(self, group, nets, total, key):
+        """Adds `step`, of which annealing is a function."""
+        return [{**batch, "step": key} for batch in group]
+
+    def count(self, phase, batch):
+        return {"images": batch["valid"].sum()}
+
+    def loss(self, phase, nets, batch, total):
+        net, s, valid = nets["model"], self.settings, batch["valid"]
+        kind, label = net.settings.likelihood, batch["label"]
+        x = likelihood.target(kind, batch["image"], batch["key"], s.binarise)
+        mean, log_var = net.encode(x, label)
+        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
+        seen = {"images": valid.sum(), "kl": (kl * valid).sum().detach()}
+        if s.bound == "iwae":
+            bound = -log_mean(self.log_weights(net, x, label, mean, log_var, batch["key"], s.particles))
+            training = bound
+        else:
+            z, _ = draw(mean, log_var, batch["key"], s.particles)
+            reconstruction = self.reconstruction(net, x, label, z).mean(1)
+            bound = reconstruction + kl
+            training = reconstruction + self.penalty(kl, batch.get("step", 0))
+            seen["reconstruction"] = (reconstruction * valid).sum().detach()
+        seen["loss"] = (bound * valid).sum().detach()
+        if s.eval_particles and not torch.is_grad_enabled():
+            weights = self.log_weights(net, x, label, mean, log_var, batch["key"], s.eval_particles)
+            seen["nll"] = -(log_mean(weights) * valid).sum()
+            self.watched = x[:16], likelihood.mean(kind, net.decode(mean[:16], label[:16]))
+        return (training * valid).sum() / total["images"], seen
+
+    def penalty(self, kl: Tensor, step: int) -> Tensor:
+        """What the KL (B,) costs at `step`."""
+        s = self.settings
+        risen = min(1.0, step / s.anneal_steps) if s.anneal_steps else 1.0
+        if s.capacity is not None:
+            return s.beta * (kl - s.capacity * risen).abs()
+        return s.beta * risen * kl
+
+    def reconstruction(self, net, x: Tensor, label: Tensor, z: Tensor) -> Tensor:
+        """-log p(x|z) for each draw: x (B, C, Y, X), z (B, k, L) -> (B, k) nats."""
+        k = z.shape[1]
+        out = net.decode(z.flatten(0, 1), label.repeat_interleave(k))
+        repeated = x.repeat_interleave(k, 0)
+        return likelihood.nll(net.settings.likelihood, out, repeated, net.settings.sigma).view(-1, k)
+
+    def log_weights(self, net, x, label, mean, log_var, key, k: int) -> Tensor:
+        """log p(x, z_k) - log q(z_k|x): (B, k)."""
+        z, eps = draw(mean, log_var, key, k)
+        prior = -0.5 * z.square().sum(2)
+        posterior = -0.5 * (eps.square() + log_var[:, None]).sum(2)
+        return prior - posterior - self.reconstruction(net, x, label, z)
+
+    def metrics(self, phase, seen):
+        names = ("loss", "reconstruction", "kl", "nll")
+        return {name: seen[name] / seen["images"] for name in names if name in seen}
+
+    def show(self, nets):
+        """Samples, class by class if the model knows classes, and latent interpolations."""
+        net = nets["model"]
+        device = next(net.parameters()).device
+        label = torch.arange(SHOWN, device=device) % (net.settings.classes or 1)
+        return {"samples.png": gallery.sheet(net.sample(noise.keys(0, SHOWN, device), label))}
+
+
+def draw(mean: Tensor, log_var: Tensor, key: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """k draws from each posterior: mean, log_var (B, L) -> z and its standard normal noise, (B, k, L)."""
+    eps = noise.normal(key, "posterior", (k, mean.shape[1]))
+    return mean[:, None] + (0.5 * log_var).exp()[:, None] * eps, eps
+
+
+def log_mean(log_weights: Tensor) -> Tensor:
+    """log of the mean of exp over the draws: (B, k) -> (B,)."""
+    return log_weights.logsumexp(1) - math.log(log_weights.shape[1])

@@ -1,0 +1,41 @@
+"""Images to look at: grids of them, as PNG bytes."""
+
+import struct
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def grid(images: Tensor, columns: int = 8, border: int = 2) -> np.ndarray:
+    """images (N, C, Y, X) in [0, 1] -> one uint8 array (Y', X', C), row by row, on a white ground."""
+    images = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    n, channels, height, width = images.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    shape = (rows * (height + border) + border, columns * (width + border) + border, channels)
+    out = np.full(shape, 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = (place * (side + border) + border for place, side in zip(divmod(i, columns), (height, width)))
+        out[y : y + height, x : x + width] = image.transpose(1, 2, 0)
+    return out
+
+
+def png(picture: np.ndarray, scale: int = 1) -> bytes:
+    """A PNG file of a uint8 array (Y, X, 1 or 3), each pixel `scale` times as wide and high (PNG specification)."""
+    picture = picture.repeat(scale, 0).repeat(scale, 1)
+    height, width, channels = picture.shape
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), picture.reshape(height, -1)], 1)  # filter 0
+    header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in chunks)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def sheet(images: Tensor, columns: int = 8) -> bytes:
+    """A grid as PNG, small images enlarged so that about 64 pixels show each."""
+    return png(grid(images, columns), max(1, 64 // images.shape[-1]))
