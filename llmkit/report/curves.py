@@ -23,7 +23,9 @@ def line_chart(training: Points, heldout: Points = (), unit: str = "", what: str
     shown = smooth(training, span=max(1, len(training) // 12))
     last = max(x for x, _ in [*training, *heldout])
     frame = _Frame(
-        [x for x in ticks(0, last) if x <= last], ticks(*_bounds([*shown, *heldout], training)), last
+        [x for x in ticks(0, last) if x <= last],
+        ticks(*_bounds([y for _, y in [*training, *shown, *heldout]])),
+        last,
     )
     parts = [_axes(frame, unit)]
     if len(training) > 24:
@@ -102,12 +104,11 @@ def _finite(points: Points) -> list[tuple[float, float]]:
     return [(x, y) for x, y in points if math.isfinite(y)]
 
 
-def _bounds(smoothed: Points, raw: Points) -> tuple[float, float]:
-    """The y range: all smoothed values, and of the raw ones all but the highest twentieth (a first spike)."""
-    values = [y for _, y in smoothed]
-    raw_values = sorted(y for _, y in raw)
-    kept = raw_values[: max(1, math.ceil(0.95 * len(raw_values)))] if raw_values else []
-    return min(values + kept), max(values + kept)
+def _bounds(values: list[float]) -> tuple[float, float]:
+    """The y range: of all values, but a spike far above all others (a first step) leaves the chart."""
+    values = sorted(values)
+    low, high = values[len(values) // 20], values[(len(values) - 1) * 19 // 20]
+    return values[0], max(value for value in values if value <= high + 2 * (high - low))
 
 
 def _axes(frame: _Frame, unit: str) -> str:

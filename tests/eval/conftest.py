@@ -16,7 +16,21 @@ from llmkit.opened import open_model
 from llmkit.tokenizer.train import TokenizerSpec
 from llmkit.tokenizer.train import work as train_tokenizer
 
-WORDS = ["the", "state", "of", "our", "union", "is", "strong", "and", "people", "work", "for", "peace", "law", "and", "trade", "in", "every", "land"]
+WORDS = [
+    "peace",
+    "law",
+    "trade",
+    "union",
+    "state",
+    "people",
+    "work",
+    "strong",
+    "land",
+    "every",
+    "the",
+    "our",
+    "and",
+]
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +38,7 @@ def world(tmp_path_factory):
     """Folders by name: data (documents), tokenizer, run, reward, chats, pairs."""
     root = tmp_path_factory.mktemp("world")
     draw = random.Random(1)
-    _write(root / "source", [" ".join(draw.choices(WORDS, k=60)) + "." for _ in range(60)])
+    _write(root / "source", [" ".join(draw.choices(WORDS, k=60)) + "." for _ in range(150)])
     _stage(root / "data", collect, Collect(source=str(root / "source"), heldout_frac=0.2))
     _stage(
         root / "tokenizer",
