@@ -11,7 +11,7 @@ def train(steps, lr_factor, objective, backend, data, evaluator, saver, meter, g
     for step in range(begun, steps):
         meter.begin(step, lr_factor(step))
         group = meter.feed(backend.place(data.group(step)))
-        group = objective.prepare(group, backend.nets, backend.total, step)
+        group = backend.prepare(group, step)
         for i, phase in enumerate(objective.phases):
             if step % phase.every == 0:
                 fault(f"phase{i}", step)
@@ -23,8 +23,8 @@ def train(steps, lr_factor, objective, backend, data, evaluator, saver, meter, g
         guard.check(done, saver.newest)
         figures = evaluator.run(done)
         halt = stop.agreed(done)
+        meter.end(done, figures)  # before the save: a run that dies in between repeats the step and its line
         saver.save(done, figures, last=halt is not None or done == steps)
-        meter.end(done, figures)
         if halt:
             raise Stopped(f"stopped at step {done} of {steps} ({halt}); the same command continues from there")
 
