@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -6,6 +7,7 @@ from llmkit import config
 from llmkit.errors import CheckpointError, ConfigError, DataError
 from llmkit.eval.compare import compare, show
 from llmkit.eval.suite import Suite, work
+from llmkit.registry import load_plugin
 
 
 def suite(world, ckpt="run", **tasks) -> Suite:
@@ -104,3 +106,12 @@ def test_evaluations_without_a_common_task_are_refused(world, tmp_path):
         compare(tmp_path / "a", tmp_path / "b")
     with pytest.raises(DataError, match=r"holds no report\.json"):
         compare(tmp_path / "a", tmp_path)
+
+
+def test_the_metric_of_the_documentation_runs_as_a_plug_in(world, tmp_path):
+    examples = Path(__file__).parents[2] / "docs" / "examples"
+    load_plugin(str(examples / "distinct.py"))
+    settings = config.load(Suite, str(examples / "distinct.yaml"), {"ckpt": str(world / "run")}, quick=True)
+    task = work(settings, tmp_path)["tasks"]["repetition"]
+    assert task["samples"] == 4
+    assert 0 < task["distinct_2"] <= 1

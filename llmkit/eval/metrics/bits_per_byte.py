@@ -44,7 +44,7 @@ class BitsPerByte(Metric):
             None, description="what baselines may see: a collected train.jsonl, or a text file"
         )
         baseline_mib: int = Field(
-            32, gt=0, description="at most so many MiB of train_text are shown to the baselines"
+            16, gt=0, description="at most so many MiB of train_text are shown to the baselines"
         )
         max_bytes: int | None = Field(
             None, gt=0, description="measure only the first bytes of the text; default: all"
