@@ -16,17 +16,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import xxhash
 from pydantic import Field
 
 from llmkit import config, registry
 from llmkit.config import Section
-from llmkit.data import shapes
-from llmkit.data.dedup import Seen, normal
+from llmkit.data import shapes, split
+from llmkit.data.book import Book
+from llmkit.data.dedup import Seen
 from llmkit.data.progress import watched
 from llmkit.errors import ConfigError, DataError
-
-STEPS = ("read", "clean", "dedup")
 
 
 class Collect(Section):
@@ -58,27 +56,18 @@ def work(settings: Collect, out: Path) -> dict[str, Any]:
     DataError if nothing, or too little to hold anything out, is left of a source.
     """
     out = Path(out)
-    sources = [_source(entry, settings.kind) for entry in _listed(settings.source)]
+    sources = _sources(settings)
+    books = {label: Book(source) for label, source in sources.items()}
     seen = Seen()
-    books: dict[str, Book] = {}
     with ExitStack() as stack:
         files = {
             name: stack.enter_context((out / f"{name}.jsonl").open("w", encoding="utf-8"))
             for name in ("train", "heldout", "rejected")
         }
-        for label, source in sources:
-            book = books[label] = Book(source)
+        for label, source in sources.items():
+            book = books[label]
             for record, reason in watched(_judged(source, settings, seen, book), label, book):
-                record = {"source": label, **record}
-                if reason:
-                    files["rejected"].write(
-                        json.dumps(_rejection(record, reason)) + "\n"
-                    )  # ASCII: it may be broken
-                    continue
-                split = "heldout" if _place(settings, record) < settings.heldout_frac else "train"
-                book.count(split, len(shapes.content(settings.kind, record).encode()))
-                ordered = {key: record[key] for key in ("id", "source")} | record
-                files[split].write(json.dumps(ordered, ensure_ascii=False) + "\n")
+                _write(files, settings, book, {"source": label, **record}, reason)
                 if settings.max_bytes and book.bytes >= settings.max_bytes:
                     break
             book.check(label)
@@ -88,47 +77,17 @@ def work(settings: Collect, out: Path) -> dict[str, Any]:
     return _result(out, books)
 
 
-class Book:
-    """The accounts of one source: what came in, what each step rejected and why, what was kept where."""
-
-    def __init__(self, source):
-        self.licence, self.origin = source.licence, source.origin
-        self.read = self.bytes = 0
-        self.rejected: dict[str, Counter] = {step: Counter() for step in STEPS}
-        self.kept: Counter = Counter(train=0, heldout=0)
-
-    def count(self, split: str, num_bytes: int) -> None:
-        self.kept[split] += 1
-        self.bytes += num_bytes
-
-    def reasons(self) -> dict[str, int]:
-        """How many records were rejected, by reason."""
-        return dict(sum(self.rejected.values(), Counter()).most_common())
-
-    def check(self, label: str) -> None:
-        """DataError if nothing of the source was kept."""
-        if not self.kept.total():
-            why = ", ".join(f"{reason} {n}" for reason, n in self.reasons().items()) or "it is empty"
-            raise DataError(
-                f"{label}: none of {self.read} records can be used ({why}); look at the files, or name others"
-            )
-
-    def facts(self) -> dict[str, Any]:
-        """in = kept + rejected, over all and step by step."""
-        steps, left = {}, self.read
-        for step, rejected in self.rejected.items():
-            steps[step] = {"in": left, "out": left - rejected.total()}
-            left -= rejected.total()
-        kept = {"kept": self.kept.total(), **self.kept, "bytes": self.bytes}
-        assert left == kept["kept"], "a record was neither kept nor rejected"
-        return {"in": self.read, **kept, "rejected": self.reasons(), "steps": steps, "origin": self.origin}
-
-
-def _listed(source: str | list) -> list[str | dict]:
-    entries = [source] if isinstance(source, str) else source
+def _sources(settings: Collect) -> dict[str, Any]:
+    """{label: source object} of the `source` setting, in order; a label that comes again gets a number."""
+    entries = [settings.source] if isinstance(settings.source, str) else settings.source
     if not entries:
         raise ConfigError("source: names nothing; give a catalogue name, or the path of a file or folder")
-    return entries
+    sources: dict[str, Any] = {}
+    for entry in entries:
+        label, source = _source(entry, settings.kind)
+        again = sum(known.split("#")[0] == label for known in sources)
+        sources[f"{label}#{again + 1}" if again else label] = source
+    return sources
 
 
 def _source(entry: str | dict[str, Any], kind: str):
@@ -140,11 +99,12 @@ def _source(entry: str | dict[str, Any], kind: str):
                 f"source: {entry!r} is neither a file or folder here nor in the catalogue "
                 f"({', '.join(sorted(set(registry.names('source')) - {'files'}))})"
             )
-        entry = {"name": entry} if named else {"name": "files", "path": entry}
-    cls = registry.find("source", str(entry.get("name", "files")))
+        entry = {"name": entry} if named else {"path": entry}
+    entry = {"name": "files", **entry}
+    cls = registry.find("source", entry["name"])
     if "kind" in cls.Settings.model_fields:
         entry = {"kind": kind, **entry}
-    source = cls(config.resolve(cls.Settings, {"name": "files", **entry}))
+    source = cls(config.resolve(cls.Settings, entry))
     if source.kind != kind:
         raise ConfigError(f"source: {entry['name']} holds {source.kind}, not {kind}; set kind={source.kind}")
     return str(entry.get("path", entry["name"])), source
@@ -166,52 +126,37 @@ def _judged(source, settings: Collect, seen: Seen, book: Book) -> Iterator[tuple
         yield record, reason
 
 
-def _place(settings: Collect, record: dict[str, Any]) -> float:
-    """A number in [0, 1) that is the same for equal prompts, whatever else is collected."""
-    text = normal(shapes.prompt(settings.kind, record))
-    return xxhash.xxh3_64_intdigest(text.encode(), settings.seed) / 2**64
-
-
-def _rejection(record: dict[str, Any], reason: str) -> dict[str, Any]:
-    rest = {
-        key: value for key, value in record.items() if key not in ("id", "source", "unreadable", "excerpt")
-    }
-    excerpt = record.get("excerpt") or json.dumps(rest)[:200]
-    return {"id": record.get("id"), "source": record["source"], "reason": reason, "excerpt": excerpt}
+def _write(files: dict, settings: Collect, book: Book, record: dict, reason: str | None) -> None:
+    """Put a record where it belongs. Rejected ones in ASCII: they may not be writable otherwise."""
+    if reason:
+        shown = {key: value for key, value in record.items() if key not in ("id", "source")}
+        excerpt = record.get("excerpt") or json.dumps(shown, default=str)[:200]
+        line = {"id": record.get("id"), "source": record["source"], "reason": reason, "excerpt": excerpt}
+        files["rejected"].write(json.dumps(line) + "\n")
+        return
+    held_out = split.place(settings.kind, settings.seed, record) < settings.heldout_frac
+    side = "heldout" if held_out else "train"
+    book.count(side, len(shapes.content(settings.kind, record).encode()))
+    ordered = {"id": record["id"], **record}
+    files[side].write(json.dumps(ordered, ensure_ascii=False) + "\n")
 
 
 def _fill_empty_split(out: Path, settings: Collect, books: dict[str, Book]) -> None:
     """With few records a split may get none by chance: it then gets the one that came nearest."""
-    for empty, full, nearest in (("heldout", "train", min), ("train", "heldout", max)):
-        if sum(book.kept[empty] for book in books.values()):
+    kept = sum((book.kept for book in books.values()), Counter())
+    for empty, full in (("heldout", "train"), ("train", "heldout")):
+        if kept[empty]:
             continue
-        if sum(book.kept[full] for book in books.values()) < 2:
+        if kept[full] < 2:
             raise DataError(
                 f"{', '.join(books)}: one record is too few to train on and hold out; "
                 "give more text, or cut files into smaller parts with source=[{path: ..., part_bytes: 5000}]"
             )
-        with (out / f"{full}.jsonl").open(encoding="utf-8") as file:
-            chosen = nearest(
-                (_place(settings, json.loads(line)), number) for number, line in enumerate(file)
-            )[1]
-        moved = _move_line(out / f"{full}.jsonl", out / f"{empty}.jsonl", chosen)
-        book = books[moved["source"]] if moved["source"] in books else next(iter(books.values()))
-        book.kept[full] -= 1
-        book.kept[empty] += 1
-
-
-def _move_line(start: Path, end: Path, number: int) -> dict[str, Any]:
-    """Move line `number` of one file into another, empty one -> the record in it."""
-    rest = start.with_suffix(".rest")
-    with start.open(encoding="utf-8") as old, rest.open("w", encoding="utf-8") as new:
-        for i, line in enumerate(old):
-            if i == number:
-                end.write_text(line, encoding="utf-8")
-                record = json.loads(line)
-            else:
-                new.write(line)
-    rest.replace(start)
-    return record
+        files = (out / f"{full}.jsonl", out / f"{empty}.jsonl")
+        moved = split.move_nearest(settings.kind, settings.seed, *files)
+        owners = [books.get(moved["source"]), *books.values()]
+        book = next(book for book in owners if book and book.kept[full])
+        book.kept.update({full: -1, empty: 1})
 
 
 def _write_text(out: Path) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmkit.data import collect
+from llmkit.data.book import Book
 from llmkit.data.collect import Collect, work
 from llmkit.errors import ConfigError, DataError
 
@@ -88,7 +88,7 @@ def test_steps_add_up_for_every_source(tmp_path):
 
 def test_a_record_that_nobody_counted_is_noticed(tmp_path, monkeypatch):
     """The books are checked, not trusted: a loop that forgets to count a kept record does not pass."""
-    monkeypatch.setattr(collect.Book, "count", lambda self, split, size: None)
+    monkeypatch.setattr(Book, "count", lambda self, split, size: None)
     source = write_documents(tmp_path / "a.jsonl", 10)
     with pytest.raises((AssertionError, DataError)):
         run(tmp_path, source=source)
@@ -158,6 +158,13 @@ def test_a_source_that_is_nowhere_names_the_catalogue(tmp_path):
 def test_a_source_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds documents, not pairs"):
         run(tmp_path, source="sotu", kind="pairs")
+
+
+def test_a_source_named_twice_has_two_accounts(tmp_path):
+    path = write_documents(tmp_path / "a.jsonl", 10)
+    result = run(tmp_path, source=[path, {"path": path, "licence": "CC0-1.0"}], dedup=False)
+    assert [facts["kept"] for facts in result["by_source"].values()] == [10, 10]
+    assert list(result["by_source"]) == [path, f"{path}#2"]
 
 
 def test_a_cap_on_bytes_ends_a_source_and_not_the_others(tmp_path):

@@ -1,5 +1,6 @@
 """Whatever a user's files hold: no crash, every rejection counted by reason, valid UTF-8 out, order kept."""
 
+import datetime
 import gzip
 import json
 import subprocess
@@ -167,6 +168,18 @@ def test_parquet_is_read_and_a_broken_one_is_counted(tmp_path):
     result, kept, _ = collect(tmp_path)
     assert len(kept) == 10
     assert result["counts"]["rejected"] == {"no_text": 12, "broken_file": 1}
+
+
+def test_columns_that_hold_no_text_are_counted(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, values in (
+        ("a", [b"\xff\x00"]),
+        ("b", [datetime.datetime(2026, 1, 1)]),
+        ("c", [[1, 2]]),
+        ("d", ["Text."] * 3),
+    ):
+        pyarrow.parquet.write_table(pyarrow.table({"text": values}), tmp_path / "in" / f"{name}.parquet")
+    assert collect(tmp_path, dedup=False)[0]["counts"]["rejected"] == {"text_is_not_text": 3}
 
 
 def test_a_folder_of_nothing_usable_says_why(tmp_path):

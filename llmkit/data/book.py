@@ -1,0 +1,45 @@
+"""The accounts of a source: what came in, what each step rejected and why, what was kept where."""
+
+from collections import Counter
+from typing import Any
+
+from llmkit.errors import DataError
+
+STEPS = ("read", "clean", "dedup")
+
+
+class Book:
+    """The accounts of one source; `facts` gives them, if they balance."""
+
+    def __init__(self, source):
+        self.licence, self.origin = source.licence, source.origin
+        self.read = self.bytes = 0
+        self.rejected: dict[str, Counter] = {step: Counter() for step in STEPS}
+        self.kept: Counter = Counter(train=0, heldout=0)
+
+    def count(self, split: str, num_bytes: int) -> None:
+        """One more record is kept in `split`, with `num_bytes` of text."""
+        self.kept[split] += 1
+        self.bytes += num_bytes
+
+    def reasons(self) -> dict[str, int]:
+        """How many records were rejected, by reason."""
+        return dict(sum(self.rejected.values(), Counter()).most_common())
+
+    def check(self, label: str) -> None:
+        """DataError if nothing of the source was kept."""
+        if not self.kept.total():
+            why = ", ".join(f"{reason} {n}" for reason, n in self.reasons().items()) or "it is empty"
+            raise DataError(
+                f"{label}: none of {self.read} records can be used ({why}); look at the files, or name others"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """in = kept + rejected, over all and step by step."""
+        steps, left = {}, self.read
+        for step, rejected in self.rejected.items():
+            steps[step] = {"in": left, "out": left - rejected.total()}
+            left -= rejected.total()
+        assert left == self.kept.total(), "a record was neither kept nor rejected"
+        kept = {"kept": left, **self.kept, "bytes": self.bytes}
+        return {"in": self.read, **kept, "rejected": self.reasons(), "steps": steps, "origin": self.origin}
