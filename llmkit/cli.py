@@ -195,6 +195,24 @@ def chat(ckpt: Ckpt, temperature: float = typer.Option(0.7, "--temperature"), to
     chat.chat(ckpt, temperature=temperature, top_p=top_p, device=options.device)
 
 
+@verb(app, "sample")
+def sample(
+    ckpt: Ckpt,
+    out: Path = typer.Option(..., "--out", help="PNG file of the grid."),
+    count: int = typer.Option(64, "--count", min=1, help="Images."),
+    class_: int = typer.Option(None, "--class", min=0, help="Class of a conditional model; default: all in turn."),
+    truncation: float = typer.Option(1.0, "--truncation", min=0, help="Scale of the noise: less varied, cleaner."),
+    seed: int = typer.Option(0, "--seed"),
+    *,
+    options: Options,
+):
+    """A grid of images from a generative vision model."""
+    from llmkit import sampling
+
+    sampling.sample(ckpt, out, count=count, class_=class_, truncation=truncation, seed=seed, device=options.device)
+    typer.echo(out)
+
+
 @verb(app, "report")
 def report(folder: Annotated[str, typer.Argument(metavar="RUN")], options: Options):
     """Write a run's HTML page again."""
@@ -242,7 +260,7 @@ def _not_yet(group: typer.Typer, name: str) -> None:
         raise ConfigError(f"llmkit {name}: this verb is not there yet; `llmkit --help` lists the ones that are")
 
 
-for _name in ("sample", "plan"):
+for _name in ("plan",):
     _not_yet(app, _name)
 for _name in ("resume", "parity", "export"):
     _not_yet(verify, _name)

@@ -23,7 +23,7 @@ def grid(images: Tensor, columns: int = 8, border: int = 2) -> np.ndarray:
 
 
 def png(picture: np.ndarray, scale: int = 1) -> bytes:
-    """A PNG file of a uint8 array (Y, X, 1 or 3), each pixel `scale` times as wide and high (PNG specification)."""
+    """A PNG file of a uint8 array (Y, X, 1 or 3), each pixel `scale` times as wide and high."""
     picture = picture.repeat(scale, 0).repeat(scale, 1)
     height, width, channels = picture.shape
     lines = np.concatenate([np.zeros((height, 1), np.uint8), picture.reshape(height, -1)], 1)  # filter 0

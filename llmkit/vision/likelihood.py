@@ -1,6 +1,6 @@
 """What a pixel's value is worth under a decoder's output: nats per image, summed over channels and pixels.
 
-image uint8 ─► target(...) ─► nll(decoder's output, target) ─► (B,) nats        mean(output) ─► [0, 1] to look at
+image uint8 ─► target(...) ─► nll(decoder's output, target) ─► (B,) nats     mean(output) ─► [0, 1]
 
 bernoulli   1 number a value: a logit. The target is grey in [0, 1] or, binarised, drawn to be 0 or 1
 gaussian    1 number: the mean, on [0, 1]; `sigma` is fixed
@@ -26,8 +26,8 @@ NUMBERS = {"bernoulli": 1, "gaussian": 1, "logistic": 2}
 def target(name: Likelihood, image: Tensor, key: Tensor, binarise: Binarise = "none") -> Tensor:
     """uint8 image (B, C, Y, X) -> what the likelihood is of, fp32: [0, 1], or [-1, 1] for logistic.
 
-    dynamic: a value is 1 with its grey level for probability, drawn anew for every sample (Salakhutdinov & Murray
-    2008); threshold: above the middle. Figures of binarised sets compare within one kind only.
+    dynamic: a value is 1 with its grey level for probability, drawn anew for every sample (Salakhutdinov &
+    Murray 2008); threshold: above the middle. Figures of binarised sets compare within one kind only.
     """
     x = image.float() / 255
     if name == "logistic":
@@ -38,7 +38,7 @@ def target(name: Likelihood, image: Tensor, key: Tensor, binarise: Binarise = "n
 
 
 def dequantised(image: Tensor, key: Tensor) -> Tensor:
-    """uint8 (B, C, Y, X) -> (level + u) / 256 in [0, 1), u uniform and keyed: for densities (Theis et al. 2016)."""
+    """uint8 (B, C, Y, X) -> (level + u) / 256 in [0, 1), u keyed: for densities (Theis et al. 2016)."""
     return (image.float() + noise.uniform(key, "dequantise", tuple(image.shape[1:]))) / 256
 
 

@@ -67,7 +67,7 @@ class Vae(nn.Module):
 
     @torch.no_grad()
     def sample(self, key: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """The expected image at z ~ N(0, truncation**2), drawn from each key: (B,) -> (B, C, Y, X) in [0, 1]."""
+        """The expected image at z ~ N(0, truncation**2), from each key: (B,) -> (B, C, Y, X) in [0, 1]."""
         z = truncation * noise.normal(key, "latent", (self.settings.latent_dim,))
         return likelihood.mean(self.settings.likelihood, self.decode(z, label))
 

@@ -1,11 +1,11 @@
-"""Variational bounds on the log-likelihood of images: ELBO, beta, annealed, with a capacity, importance-weighted.
+"""Variational bounds on the likelihood of images: ELBO, beta, annealed, with a capacity, importance-weighted.
 
-elbo   loss = -log p(x|z) + beta KL(q(z|x) || N(0, I)),   z ~ q(z|x), one draw          (Kingma & Welling 2014)
-       with a capacity: -log p(x|z) + beta |KL - C|, C rising from 0                    (Burgess et al. 2018)
-iwae   loss = -log 1/k sum_k p(x, z_k) / q(z_k|x)                                       (Burda et al. 2016, eq. 8)
+elbo   loss = -log p(x|z) + beta KL(q(z|x) || N(0, I)),   z ~ q(z|x)           (Kingma & Welling 2014)
+       with a capacity: -log p(x|z) + beta |KL - C|, C rising from 0             (Burgess et al. 2018)
+iwae   loss = -log 1/k sum_k p(x, z_k) / q(z_k|x)                                (Burda et al. 2016, eq. 8)
 
-Nats: sums over values and latent dimensions, mean over the images of the global batch. Held-out figures are always
-of the bound itself, with beta 1.
+Nats: sums over values and latent dimensions, mean over the images of the global batch. Held-out figures are
+always of the bound itself, with beta 1.
 """
 
 import math

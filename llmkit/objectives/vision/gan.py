@@ -1,0 +1,160 @@
+"""Adversarial training: a discriminator's phase, perhaps its lazy penalty, a generator's phase.
+
+    d     `critic_updates` times, each on fresh images and noise; fakes are made without gradient
+    r1    every `r1_every` steps: gamma/2 |grad_x D(x)|^2 on real images, times `r1_every` (Karras 2020)
+    g     once, through a frozen d
+
+    nonsaturating   d: softplus(-D(x)) + softplus(D(G(z)))          g: softplus(-D(G(z)))  (Goodfellow 2014)
+    hinge           d: relu(1 - D(x)) + relu(1 + D(G(z)))           g: -D(G(z))            (Lim & Ye 2017)
+    wasserstein     d: D(G(z)) - D(x), clamped weights or a penalty g: -D(G(z))            (Arjovsky 2017)
+    relativistic    d: softplus(D(G(z)) - D(x))                     g: softplus(D(x) - D(G(z)))  (R3GAN)
+
+The penalty lambda (|grad_x D| - 1)^2 is taken between a real and a fake image (Gulrajani et al. 2017).
+Weight clamping, EMA and the two optimisers' settings are the recipe's: optim.nets.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from llmkit.config import Section
+from llmkit.objectives.phase import Objective, Phase
+from llmkit.registry import register
+from llmkit.vision import gallery, noise
+
+SHOWN = 64
+"""Images in a grid."""
+
+
+@register("objective", "gan")
+class GanObjective(Objective):
+    """Trains g and d of a model that has these parts."""
+
+    class Settings(Section):
+        name: Literal["gan"] = "gan"
+        loss: Literal["nonsaturating", "hinge", "wasserstein", "relativistic"] = Field(
+            "nonsaturating", description="which game is played"
+        )
+        critic_updates: int = Field(1, gt=0, description="discriminator steps for each generator step")
+        gradient_penalty: float = Field(0.0, ge=0, description="lambda of WGAN-GP, usually 10; 0: none")
+        r1: float = Field(0.0, ge=0, description="gamma of the penalty on real images; 0: none")
+        r1_every: int = Field(16, gt=0, description="steps between the visits of that penalty")
+        r2: float = Field(0.0, ge=0, description="gamma of the same penalty on fakes, every step; 0: none")
+
+        @model_validator(mode="after")
+        def _bounded(self):
+            if self.r2 and self.loss != "relativistic":
+                raise ValueError("r2 belongs to the relativistic loss; set it to 0")
+            return self
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        s = settings
+        twice = bool(s.gradient_penalty or s.r2)
+        phases = [Phase("d", "d", updates=s.critic_updates, double_backward=twice), Phase("g", "g")]
+        if s.r1:
+            phases.insert(1, Phase("r1", "d", every=s.r1_every, double_backward=True))
+        self.phases = tuple(phases)
+        self.draws = s.critic_updates
+
+    def build(self, make):
+        nets = {"g": make("g"), "d": make("d")}
+        norms = (nn.modules.batchnorm._BatchNorm,)
+        self.batch_statistics = any(isinstance(m, norms) for net in nets.values() for m in net.modules())
+        return nets
+
+    def rows(self, phase, update, group):
+        """Update u of d has draw u to itself; g and r1 take the first."""
+        size = len(group) // self.draws
+        return group[update * size : (update + 1) * size] if phase.name == "d" else group[:size]
+
+    def count(self, phase, batch):
+        return {"images": batch["valid"].sum()}
+
+    def loss(self, phase, nets, batch, total):
+        losses = {"d": self.discriminate, "r1": self.regularise, "g": self.generate}
+        each, seen = losses[phase.name](nets, batch)
+        valid = batch["valid"]
+        sums = {name: (value * valid).sum().detach() for name, value in seen.items()}
+        return (each * valid).sum() / total["images"], {"images": valid.sum(), **sums}
+
+    def discriminate(self, nets, batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's loss of each image (B,), and what was seen of each."""
+        s, d, label = self.settings, nets["d"], batch["label"]
+        x = real(batch)
+        with torch.no_grad():
+            fake = nets["g"](latents(nets["g"], batch, "d"), label).float()
+        on_real, on_fake = d(x, label).float(), d(fake, label).float()
+        each = {
+            "nonsaturating": lambda: F.softplus(-on_real) + F.softplus(on_fake),
+            "hinge": lambda: F.relu(1 - on_real) + F.relu(1 + on_fake),
+            "wasserstein": lambda: on_fake - on_real,
+            "relativistic": lambda: F.softplus(on_fake - on_real),
+        }[s.loss]()
+        seen = {
+            "loss": each,
+            "real": on_real,
+            "fake": on_fake,
+            "right": (on_real > 0).int() + (on_fake < 0).int(),
+        }
+        if s.gradient_penalty and torch.is_grad_enabled():
+            mix = noise.uniform(batch["key"], "mix", (1, 1, 1))
+            length = slope(d, mix * x + (1 - mix) * fake, label).norm(dim=1)
+            each = each + s.gradient_penalty * (length - 1).square()
+            seen["slope"] = length
+        if s.r2 and torch.is_grad_enabled():
+            each = each + 0.5 * s.r2 * slope(d, fake, label).square().sum(1)
+        return each, seen
+
+    def regularise(self, nets, batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The lazy penalty of each real image (B,): a matter of training alone."""
+        if not torch.is_grad_enabled():
+            return batch["valid"].float(), {}
+        squares = slope(nets["d"], real(batch), batch["label"]).square().sum(1)
+        return 0.5 * self.settings.r1 * self.settings.r1_every * squares, {"slope": squares.sqrt()}
+
+    def generate(self, nets, batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's loss of each image (B,)."""
+        g, d, label = nets["g"], nets["d"], batch["label"]
+        score = d(g(latents(g, batch, "g"), label), label).float()
+        if self.settings.loss == "relativistic":
+            each = F.softplus(d(real(batch), label).float() - score)
+        else:
+            each = F.softplus(-score) if self.settings.loss == "nonsaturating" else -score
+        return each, {"loss": each}
+
+    def metrics(self, phase, seen):
+        """Means over images; `accuracy` is d's on real and fake together, 0.5 when it cannot tell."""
+        names = ("loss", "real", "fake", "slope")
+        out = {name: seen[name] / seen["images"] for name in names if name in seen}
+        if "right" in seen and self.settings.loss in ("nonsaturating", "hinge"):
+            out["accuracy"] = seen["right"] / (2 * seen["images"])
+        return out
+
+    def show(self, nets):
+        """The same noise every time; class by class if the model knows classes."""
+        g = nets["g"]
+        device = next(g.parameters()).device
+        label = torch.arange(SHOWN, device=device) % (g.settings.classes or 1)
+        return {"samples.png": gallery.sheet(g.sample(noise.keys(0, SHOWN, device), label))}
+
+
+def real(batch) -> Tensor:
+    """uint8 -> [-1, 1]"""
+    return batch["image"].float() / 127.5 - 1
+
+
+def latents(g: nn.Module, batch, purpose: str) -> Tensor:
+    """(B, L) noise of these rows; different for either phase."""
+    return noise.normal(batch["key"], f"latent for {purpose}", (g.settings.latent_dim,))
+
+
+def slope(d: nn.Module, x: Tensor, label: Tensor) -> Tensor:
+    """The gradient of each score with respect to its image, (B, C * Y * X), differentiable; in fp32."""
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.detach().float().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(d(x, label).sum(), x, create_graph=True)
+    return gradient.flatten(1)
