@@ -1,7 +1,7 @@
 """A whole training run that takes a fraction of a second, on any backend, for tests that stop, kill and resume it.
 
 Four kinds: `toy` (a regression with a buffer and a moving average, whose samples can be poisoned), `causal` and `dpo`
-(llmkit's own, on a two-layer decoder), `gan` (two nets, two optimisers, an adaptive state).
+(llmkit's own, on a two-layer decoder), `toygan` (two nets, two optimisers, an adaptive state).
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Toy:
 
     class Settings(Section):
         name: Literal["toy"] = "toy"
-        kind: Literal["toy", "causal", "dpo", "gan"] = "toy"
+        kind: Literal["toy", "causal", "dpo", "toygan"] = "toy"
         poison: dict[int, Literal["nan", "inf", "gradient"]] = {}
 
     tokenizer_dir = None
@@ -67,7 +67,7 @@ class Toy:
         batch = problems.pairs(0, 0, 2 + row)
         return {**batch, "valid": batch["valid"] & (sample is not None)}
 
-    def _gan(self, sample, row):
+    def _toygan(self, sample, row):
         batch = problems.images(0, 0, 2 * row)
         return {key: value[: 4 * (sample is not None)] for key, value in batch.items()}
 
@@ -111,12 +111,12 @@ class ToyObjective(Objective):
         return {"loss": seen["loss"] / seen["rows"]}
 
 
-@register("objective", "gan")
+@register("objective", "toygan")
 class GanObjective(problems.Gan):
     """The two-net problem of the parity tests."""
 
     class Settings(Section):
-        name: Literal["gan"] = "gan"
+        name: Literal["toygan"] = "toygan"
 
     def build(self, make):
         return {name: problems.mlp(name, *widths) for name, widths in problems.GAN_NETS.items()}
@@ -137,7 +137,7 @@ def recipe(out: str, kind: str = "toy", **overrides: Any) -> TrainRecipe:
         "data": {"name": "toy", "kind": kind},
         "batch": {"rows": 4, "micro_rows": 1},
         "schedule": {"name": "constant", "warmup_frac": 0.0},
-        "optim": {"lr": 1e-3, "eps": 1e-5, "ema": 0.9 if kind in ("toy", "gan") else 0.0, "clip": 1.0},
+        "optim": {"lr": 1e-3, "eps": 1e-5, "ema": 0.9 if kind in ("toy", "toygan") else 0.0, "clip": 1.0},
         "parallel": {"backend": "ddp", "precision": "fp32", "compile": "off", "threads": 1, "timeout_s": 20},
     }
     return config.resolve(
