@@ -95,7 +95,7 @@ def test_a_config_that_is_hostile_or_unlike_ours_is_refused_by_its_key(tmp_path,
     foreign(tmp_path)
     change_config(tmp_path, **changes)
     with pytest.raises(error, match=says):
-        open_model(tmp_path)
+        importing.read(tmp_path)
 
 
 class Canary:
