@@ -143,9 +143,10 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def write_exit(run_dir: Path, code: int, line: str) -> None:
-    """Record how a rank ended, unless another rank was first: its reason is the cause, the later ones follow from it.
+    """Record how a rank ended, unless another was first: its reason is the cause, the later ones follow from it.
 
-    A lost rank is what the others see of any cause, so a RankError that came first gives way.
+    A lost rank is what the others see of any cause, so a RankError that came first gives way. On a disk that is
+    full nothing is recorded, and nothing raised: that would take the place of the reason.
     """
     partial = run_dir / f".exit.{socket.gethostname()}.{os.getpid()}"
     try:
@@ -155,6 +156,8 @@ def write_exit(run_dir: Path, code: int, line: str) -> None:
         first = read_exit(run_dir)
         if first and first[0] == RankError.code != code:
             partial.replace(run_dir / "exit.json")
+    except OSError:
+        pass
     finally:
         partial.unlink(missing_ok=True)
 

@@ -152,6 +152,7 @@ class Store:
     def _fail(self, staging: Path, step: int, problem: str) -> None:
         if self.rank == 0:
             shutil.rmtree(staging, ignore_errors=True)
+        self.gather(None)  # nobody goes on while the disk is still full of it
         self.failed += 1
         self.failure = f"checkpoint of step {step} not saved ({problem}); the previous one stands"
         if self.failed >= self.max_failed:
