@@ -24,6 +24,7 @@ def test_the_configs_differ_in_the_stage_only():
     assert [config.stem for config in CONFIGS] == ["ddp", "zero1", "zero2", "zero3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS[::2], ids=lambda config: config.stem)
 def test_accelerate_starts_two_ranks_that_know_the_stage(config, tmp_path):
     (tmp_path / "rank.py").write_text(RANK)

@@ -99,11 +99,13 @@ def test_a_killed_rank_is_named_and_the_stuck_one_ended_within_seconds(world, mo
     assert read_exit(world.run_dir)[0] == 6
 
 
+@pytest.mark.slow
 def test_the_rank_that_was_killed_is_named_even_if_a_survivor_complains_first(world):
     with pytest.raises(RankError, match=r"^rank 0 was lost: SIGKILL"):
         world("0=kill", "1=6")
 
 
+@pytest.mark.slow
 def test_a_crash_without_a_word_points_to_the_log(world):
     world.script.write_text("raise SystemExit(1)")
     with pytest.raises(LlmkitError, match=r"without saying why; see .*launcher.log") as caught:
@@ -143,6 +145,7 @@ def test_sigterm_to_the_supervisor_reaches_the_ranks_and_75_comes_back(world):
     assert process.returncode == 75
 
 
+@pytest.mark.slow
 def test_a_third_request_ends_ranks_that_do_not_listen(world):
     process = outside(world, "0=sleep", "1=sleep")
     for _ in range(3):
@@ -152,6 +155,7 @@ def test_a_third_request_ends_ranks_that_do_not_listen(world):
     assert process.returncode == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
 def test_killing_the_supervisor_leaves_no_ranks_behind(world):
     process = outside(world, "0=serve", "1=serve")
@@ -163,6 +167,7 @@ def test_killing_the_supervisor_leaves_no_ranks_behind(world):
     assert not survivors(world.run_dir)
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_after_it_was_chosen_is_replaced(world, monkeypatch, capfd):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -172,6 +177,7 @@ def test_a_port_that_is_taken_after_it_was_chosen_is_replaced(world, monkeypatch
         assert "here are 2 ranks" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_taken_rendezvous_port_is_a_clear_error(world):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -181,6 +187,7 @@ def test_a_taken_rendezvous_port_is_a_clear_error(world):
             world(place=Place(nodes=2, rank=0, host="127.0.0.1", port=port))
 
 
+@pytest.mark.slow
 def test_a_refused_command_leaves_no_run_directory(world):
     world.run_dir = world.run_dir / "new"
     with pytest.raises(ConfigError, match="rank 1 says 2"):
