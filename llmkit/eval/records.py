@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmkit.errors import DataError
 
 
@@ -43,6 +45,18 @@ def heldout(
     if limit and limit < len(records):
         records = sorted(records, key=lambda r: hashlib.blake2b(str(r["id"]).encode()).digest())[:limit]
     return records
+
+
+def by_source(records: list[dict]) -> dict[str, np.ndarray]:
+    """{source: indices of its records}; `tasks/sum`, `tasks/count` ... come after all of them together as `tasks`."""
+    sources = [str(record["source"]) for record in records]
+    families = [name.partition("/")[0] for name in set(sources) if "/" in name]
+    shared = {family for family in families if family and families.count(family) > 1}
+    found = {}
+    for name in sorted({*sources, *shared}):
+        mine = [source == name or (name in shared and source.startswith(f"{name}/")) for source in sources]
+        found[name] = np.flatnonzero(mine)
+    return found
 
 
 def read_text(path: str) -> str:

@@ -69,7 +69,8 @@ def _reward(part: dict[str, Any]) -> list[str]:
     than = "clearly above" if low > 0 else "clearly below" if high < 0 else "not clearly different from"
     line = f"The reward model prefers the right reply in {share} of {part['pairs']} unseen pairs, {than} the "
     line += f"rule that the longer one wins ({percent(part['longer_wins'])})"
-    sources = part.get("by_source", {})
+    every = part.get("by_source", {})
+    sources = {name: s for name, s in every.items() if "/" not in name or name.partition("/")[0] not in every}
     learned = [name for name, source in sources.items() if source["ci95"][0] > 0.5]
     failed = [name for name in sources if name not in learned]
     if learned and failed:

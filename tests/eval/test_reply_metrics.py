@@ -173,3 +173,21 @@ def test_samples_are_the_same_for_the_same_seed(opened):
     first, again = (Samples(settings).measure(opened).figures["written"] for _ in range(2))
     assert first == again
     assert [sample["prompt"] for sample in first] == ["the state", "peace"]
+
+
+def test_sources_of_one_family_are_also_counted_together():
+    names = [
+        "tasks/sum",
+        "chats",
+        "tasks/count",
+        "tasks/sum",
+        "/home/me/a.jsonl",
+        "/home/me/b.jsonl",
+        "alone/one",
+    ]
+    found = {
+        name: list(mine) for name, mine in records.by_source([{"source": name} for name in names]).items()
+    }
+    assert found["tasks"] == [0, 2, 3]
+    assert found["tasks/sum"] == [0, 3]
+    assert found.keys() == {*names, "tasks"}

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import numpy as np
+
 from llmkit.config import Field, Section
 from llmkit.eval import records, replies
 from llmkit.eval.before import opened_before
@@ -38,13 +40,11 @@ class ExactMatch(Metric):
         asked = records.heldout(s.data, ("messages", "answer"), s.sources, s.limit)
         prompts = [record["messages"][:-1] for record in asked]
         said = replies.replies(opened, prompts, s.max_new)
-        right = [matches(reply, record["answer"]) for reply, record in zip(said, asked, strict=True)]
-        figures = {
-            "exact_match": sum(right) / len(right),
-            "ci95": list(wilson(sum(right), len(right))),
-            "samples": len(right),
-            "by_source": by_source(asked, right),
-        }
+        right = np.array(
+            [matches(reply, record["answer"]) for reply, record in zip(said, asked, strict=True)]
+        )
+        sources = records.by_source(asked)
+        figures = part(right) | {"by_source": {name: part(right[mine]) for name, mine in sources.items()}}
         if s.before:
             earlier = replies.replies(opened_before(s.before, opened), prompts, s.max_new)
             was = [matches(reply, record["answer"]) for reply, record in zip(earlier, asked, strict=True)]
@@ -65,14 +65,10 @@ def matches(reply: str, answer: str) -> bool:
     return reply.strip() == answer.strip()
 
 
-def by_source(asked: list[dict], right: list[bool]) -> dict[str, dict]:
-    """Share right, its interval and the number of prompts, for each source."""
-    out = {}
-    for source in sorted({str(record["source"]) for record in asked}):
-        own = [ok for record, ok in zip(asked, right, strict=True) if str(record["source"]) == source]
-        out[source] = {
-            "exact_match": sum(own) / len(own),
-            "ci95": list(wilson(sum(own), len(own))),
-            "samples": len(own),
-        }
-    return out
+def part(right: np.ndarray) -> dict:
+    """Share right, its interval and the number of prompts, of (N,) booleans."""
+    return {
+        "exact_match": float(right.mean()),
+        "ci95": list(wilson(int(right.sum()), len(right))),
+        "samples": len(right),
+    }

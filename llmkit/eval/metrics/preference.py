@@ -11,8 +11,6 @@ kl                    KL(after || reference) per token of replies drawn from the
 
 from typing import Literal
 
-import numpy as np
-
 from llmkit.config import Field, Section
 from llmkit.eval import records, scoring
 from llmkit.eval.before import opened_before
@@ -53,7 +51,6 @@ class Preference(Metric):
         now, was = (PairLogProbs.of(side.net, chosen, rejected) for side in (opened, before))
         held = was if reference is before else PairLogProbs.of(reference.net, chosen, rejected)
         gain = paired(now.right, was.right, key=s.data)
-        sources = np.array([str(pair["source"]) for pair in pairs])
         figures = {
             "accuracy_before": float(was.right.mean()),
             "accuracy_after": float(now.right.mean()),
@@ -69,11 +66,11 @@ class Preference(Metric):
             "samples": len(pairs),
             "by_source": {
                 name: {
-                    "accuracy_before": float(was.right[sources == name].mean()),
-                    "accuracy_after": float(now.right[sources == name].mean()),
-                    "samples": int((sources == name).sum()),
+                    "accuracy_before": float(was.right[mine].mean()),
+                    "accuracy_after": float(now.right[mine].mean()),
+                    "samples": len(mine),
                 }
-                for name in sorted(set(sources))
+                for name, mine in records.by_source(pairs).items()
             },
             **self._kl(opened, reference, pairs),
         }

@@ -36,11 +36,9 @@ class RewardAccuracy(Metric):
         pairs, chosen, rejected = scoring.pairs(opened, pairs)
         gap = scoring.scores(opened.net, chosen) - scoring.scores(opened.net, rejected)
         longer = np.array([len(pair["chosen"]) - len(pair["rejected"]) for pair in pairs])
-        sources = np.array([str(pair["source"]) for pair in pairs])
+        sources = records.by_source(pairs)
         figures = judge(gap, longer) | {
-            "by_source": {
-                name: judge(gap[sources == name], longer[sources == name]) for name in sorted(set(sources))
-            },
+            "by_source": {name: judge(gap[mine], longer[mine]) for name, mine in sources.items()},
         }
         rows = [
             {"id": pair["id"], "value": float(g > 0), "gap": float(g), "source": pair["source"]}
