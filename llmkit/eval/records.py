@@ -48,7 +48,7 @@ def heldout(
 
 
 def by_source(records: list[dict]) -> dict[str, np.ndarray]:
-    """{source: indices of its records}; `tasks/sum`, `tasks/count` ... come after all of them together as `tasks`."""
+    """{source: indices of its records}; sources like tasks/sum and tasks/count also together, as tasks."""
     sources = [str(record["source"]) for record in records]
     families = [name.partition("/")[0] for name in set(sources) if "/" in name]
     shared = {family for family in families if family and families.count(family) > 1}
