@@ -113,15 +113,15 @@ class Dpo(Objective):
             "chosen_tokens": chosen.sum(),
             "chosen_nll": chosen_nll.detach(),
             "chosen_change": (x * chosen).sum(),
-            "chosen_kl": ((x.exp() - 1 - x) * chosen).sum(),
+            "chosen_kl": (x.square() / 2 * chosen).sum(),
         }
 
     def metrics(self, phase, seen):
         """`accuracy` counts pairs whose reward (beta * log-ratio) is strictly higher for the chosen reply.
 
-        `chosen_change`: mean change of a chosen token's log-probability since the reference, in nats. `kl`:
-        Schulman's k3 estimate of KL(reference || policy) per token on the chosen replies (unbiased only for
-        replies drawn from the reference).
+        `chosen_change`: mean change of a chosen token's log-probability since the reference, in nats. `kl`: how
+        far the policy has moved from it per token, as Schulman's k2 (2020), x^2 / 2, on the chosen replies; k1 and
+        k3 mean nothing on replies that neither of the two has drawn.
         """
         pairs, tokens = seen["pairs"], seen["chosen_tokens"]
         chosen, rejected = seen["chosen_reward"] / pairs, seen["rejected_reward"] / pairs
