@@ -1,9 +1,9 @@
 """llmkit: raw text to a trained, tuned, evaluated and exported generative model.
 
-    import llmkit
-    llmkit.run("quickstart", out="runs/quickstart")
-    llmkit.train("pretrain/gpt_tiny", {"run.steps": 200}, out="runs/mine")
-    net = llmkit.open_model("runs/mine").net
+import llmkit
+llmkit.run("quickstart", out="runs/quickstart")
+llmkit.train("pretrain/gpt_tiny", {"run.steps": 200}, out="runs/mine")
+net = llmkit.open_model("runs/mine").net
 """
 
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 __all__ = ["open_model", "run", "train"]
 
 
-def train(recipe: str | dict, settings: dict[str, Any] | None = None, *, out: str | None = None, **options: Any) -> dict[str, Any]:
+def train(
+    recipe: str | dict, settings: dict[str, Any] | None = None, *, out: str | None = None, **options: Any
+) -> dict[str, Any]:
     """Train `recipe` (a path, a name, or the mapping) with dotted `settings` over it -> the run's manifest.
 
     `options` are those of the command line: ranks, device, quick, fresh, plugins. Raises llmkit.errors.LlmkitError.

@@ -30,7 +30,10 @@ app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(verify, name="verify")
 
 GLOBAL = {
-    "ranks": (int, typer.Option(0, "-n", "--ranks", help="Processes on each machine; 0: one per GPU, or one.", min=0)),
+    "ranks": (
+        int,
+        typer.Option(0, "-n", "--ranks", help="Processes on each machine; 0: one per GPU, or one.", min=0),
+    ),
     "device": (str, typer.Option("auto", "--device", help="cpu, gpu or auto.")),
     "quick": (bool, typer.Option(False, "--quick", help="A smoke run: tiny and short.")),
     "debug": (bool, typer.Option(False, "--debug", help="Show tracebacks.")),
@@ -38,7 +41,9 @@ GLOBAL = {
     "plugins": (list[str], typer.Option([], "--plugin", help="Python file with components of yours.")),
 }
 Recipe = Annotated[str, typer.Argument(help="Path or name of a recipe.", metavar="RECIPE")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value settings, out=DIR among them.", metavar="[KEY=VALUE]...")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value settings, out=DIR among them.", metavar="[KEY=VALUE]...")
+]
 Ckpt = Annotated[str, typer.Argument(help="Run, checkpoint or Hugging Face directory.", metavar="CKPT")]
 
 
@@ -85,9 +90,13 @@ def stage_verb(group: typer.Typer, name: str, stage: str, help_: str):
     group.registered_commands[-1].callback.__doc__ = help_
 
 
-stage_verb(data, "collect", "data.collect", "Sources to clean, deduplicated, split documents with a manifest.")
+stage_verb(
+    data, "collect", "data.collect", "Sources to clean, deduplicated, split documents with a manifest."
+)
 stage_verb(data, "shard", "data.shard", "Documents to memory-mapped token shards.")
-stage_verb(tokenizer, "train", "tokenizer.train", "Train a tokenizer on collected documents, and prove its export.")
+stage_verb(
+    tokenizer, "train", "tokenizer.train", "Train a tokenizer on collected documents, and prove its export."
+)
 stage_verb(app, "train", "train", "Train any objective: pretraining, tuning, reward models, preferences.")
 
 
@@ -116,7 +125,12 @@ def inspect_data(folder: Annotated[str, typer.Argument(metavar="DIR")], options:
 
 
 @verb(tokenizer, "check")
-def check(folder: Annotated[str, typer.Argument(metavar="DIR")], text: Annotated[str | None, typer.Argument()] = None, *, options: Options):
+def check(
+    folder: Annotated[str, typer.Argument(metavar="DIR")],
+    text: Annotated[str | None, typer.Argument()] = None,
+    *,
+    options: Options,
+):
     """Prove that a tokenizer and its Hugging Face form give the same ids."""
     from llmkit.tokenizer import check
 
@@ -132,7 +146,14 @@ def export_tokenizer(folder: Annotated[str, typer.Argument(metavar="DIR")], out:
 
 
 @verb(app, "eval")
-def evaluate(ckpt: Ckpt, overrides: Overrides, suite: str = typer.Option(..., "--suite"), out: str = typer.Option(None, "--out"), *, options: Options):
+def evaluate(
+    ckpt: Ckpt,
+    overrides: Overrides,
+    suite: str = typer.Option(..., "--suite"),
+    out: str = typer.Option(None, "--out"),
+    *,
+    options: Options,
+):
     """Evaluate a model with a suite of metrics."""
     from llmkit import verbs
 
@@ -149,7 +170,9 @@ def compare(a: str, b: str, options: Options):
 
 
 @verb(app, "export")
-def export(ckpt: Ckpt, out: Annotated[str, typer.Argument(metavar="OUT")], overrides: Overrides, options: Options):
+def export(
+    ckpt: Ckpt, out: Annotated[str, typer.Argument(metavar="OUT")], overrides: Overrides, options: Options
+):
     """Export to a Hugging Face directory, or refuse."""
     from llmkit import verbs
 
@@ -157,7 +180,11 @@ def export(ckpt: Ckpt, out: Annotated[str, typer.Argument(metavar="OUT")], overr
 
 
 @verb(app, "import")
-def import_(source: Annotated[str, typer.Argument(metavar="HF_DIR")], out: Annotated[str, typer.Argument(metavar="OUT")], options: Options):
+def import_(
+    source: Annotated[str, typer.Argument(metavar="HF_DIR")],
+    out: Annotated[str, typer.Argument(metavar="OUT")],
+    options: Options,
+):
     """Import a Hugging Face directory as a checkpoint."""
     from llmkit.models.hf import importing
 
@@ -188,7 +215,13 @@ def generate(
 
 
 @verb(app, "chat")
-def chat(ckpt: Ckpt, temperature: float = typer.Option(0.7, "--temperature"), top_p: float = typer.Option(0.95, "--top-p"), *, options: Options):
+def chat(
+    ckpt: Ckpt,
+    temperature: float = typer.Option(0.7, "--temperature"),
+    top_p: float = typer.Option(0.95, "--top-p"),
+    *,
+    options: Options,
+):
     """Talk to a model in the terminal."""
     from llmkit import chat
 
@@ -200,8 +233,12 @@ def sample(
     ckpt: Ckpt,
     out: Path = typer.Option(..., "--out", help="PNG file of the grid."),
     count: int = typer.Option(64, "--count", min=1, help="Images."),
-    class_: int = typer.Option(None, "--class", min=0, help="Class of a conditional model; default: all in turn."),
-    truncation: float = typer.Option(1.0, "--truncation", min=0, help="Scale of the noise: less varied, cleaner."),
+    class_: int = typer.Option(
+        None, "--class", min=0, help="Class of a conditional model; default: all in turn."
+    ),
+    truncation: float = typer.Option(
+        1.0, "--truncation", min=0, help="Scale of the noise: less varied, cleaner."
+    ),
     seed: int = typer.Option(0, "--seed"),
     *,
     options: Options,
@@ -209,7 +246,9 @@ def sample(
     """A grid of images from a generative vision model."""
     from llmkit import sampling
 
-    sampling.sample(ckpt, out, count=count, class_=class_, truncation=truncation, seed=seed, device=options.device)
+    sampling.sample(
+        ckpt, out, count=count, class_=class_, truncation=truncation, seed=seed, device=options.device
+    )
     typer.echo(out)
 
 
@@ -235,7 +274,9 @@ def launch(
     """Describe a multi-node job once, and submit it."""
     from llmkit.cluster import render
 
-    render.launch(recipe, overrides or [], nodes=nodes, scheduler=with_, show=print_, options=options, extra=extra)
+    render.launch(
+        recipe, overrides or [], nodes=nodes, scheduler=with_, show=print_, options=options, extra=extra
+    )
 
 
 @verb(app, "doctor")
@@ -247,7 +288,10 @@ def doctor(options: Options):
 
 
 @verb(app, "schema")
-def schema(kind: Annotated[str, typer.Argument(help="train, collect, shard, tokenizer, eval, export or pipeline.")], options: Options):
+def schema(
+    kind: Annotated[str, typer.Argument(help="train, collect, shard, tokenizer, eval, export or pipeline.")],
+    options: Options,
+):
     """The JSON schema of a kind of recipe, for editors."""
     from llmkit import reference
 
@@ -255,9 +299,13 @@ def schema(kind: Annotated[str, typer.Argument(help="train, collect, shard, toke
 
 
 def _not_yet(group: typer.Typer, name: str) -> None:
-    @group.command(name, hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+    @group.command(
+        name, hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
+    )
     def call():
-        raise ConfigError(f"llmkit {name}: this verb is not there yet; `llmkit --help` lists the ones that are")
+        raise ConfigError(
+            f"llmkit {name}: this verb is not there yet; `llmkit --help` lists the ones that are"
+        )
 
 
 for _name in ("plan",):

@@ -179,7 +179,9 @@ def _put(tree: Any, path: list[str], value: Any, key: str) -> dict:
 S = TypeVar("S", bound=Section)
 
 
-def resolve(model: type[S], tree: dict, assignments: list[str] | dict[str, Any] = (), quick: bool = False) -> S:
+def resolve(
+    model: type[S], tree: dict, assignments: list[str] | dict[str, Any] = (), quick: bool = False
+) -> S:
     """`tree` as a `model`: quick values first, then overrides (which win), then strict validation.
 
     Raises ConfigError with the dotted key, the value, the rule, and the nearest valid key.
@@ -214,7 +216,10 @@ def _settings_class(field, value) -> type[Section] | None:
 def _component(field, origins: tuple) -> Component | None:
     """The Component that annotates `field`, or a part of its type if that is made by one of `origins`."""
     parts = get_args(field.annotation) if get_origin(field.annotation) in origins else ()
-    marks = [*([] if dict in origins else field.metadata), *(m for p in parts for m in getattr(p, "__metadata__", ()))]
+    marks = [
+        *([] if dict in origins else field.metadata),
+        *(m for p in parts for m in getattr(p, "__metadata__", ())),
+    ]
     return next((mark for mark in marks if isinstance(mark, Component)), None)
 
 

@@ -26,7 +26,9 @@ def start(device: str = "auto", timeout_s: float = 600, group: bool = False) -> 
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "gpu" and not torch.cuda.is_available():
         raise ConfigError("--device gpu: torch sees no GPU here; run `llmkit doctor`, or use --device cpu")
-    _device = torch.device("cuda", local) if device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+    _device = (
+        torch.device("cuda", local) if device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+    )
     if _device.type == "cuda":
         torch.cuda.set_device(_device)
     asked = int(os.environ.get("WORLD_SIZE", 1))
@@ -36,7 +38,9 @@ def start(device: str = "auto", timeout_s: float = 600, group: bool = False) -> 
         try:
             torch_dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **alone)
         except (RuntimeError, ValueError) as error:
-            raise RankError(f"ranks: cannot meet the other {asked - 1}: {str(error).splitlines()[0]}") from None
+            raise RankError(
+                f"ranks: cannot meet the other {asked - 1}: {str(error).splitlines()[0]}"
+            ) from None
     if world() != asked:
         raise RankError(f"ranks: the launcher asked for {asked}, torch.distributed has {world()}")
     return _device

@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-
 EXIT_DIR = "LLMKIT_EXIT_DIR"
 """Environment variable that a supervisor sets: the directory where a rank records how it ended."""
 
@@ -38,7 +37,10 @@ def warn(line: str) -> None:
 
 def fault(name: str, step: int) -> None:
     """Die here by SIGKILL if LLMKIT_FAULT=name@step:rank says so. The fault tests' only hook in the product."""
-    if (asked := os.environ.get("LLMKIT_FAULT")) and asked in (f"{name}@{step}:{_rank()}", f"{name}@{step}:*"):
+    if (asked := os.environ.get("LLMKIT_FAULT")) and asked in (
+        f"{name}@{step}:{_rank()}",
+        f"{name}@{step}:*",
+    ):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

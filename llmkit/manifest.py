@@ -46,7 +46,9 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{folder}: holds no {NAME}; was it made by an llmkit stage that ran to its end?") from None
+        raise DataError(
+            f"{folder}: holds no {NAME}; was it made by an llmkit stage that ran to its end?"
+        ) from None
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); run the stage that made it again") from None
     if not isinstance(facts, dict):

@@ -24,9 +24,13 @@ class Stage(Section):
 
     name: str = Field(description="also the directory under the pipeline's out")
     verb: str = Field(description="data.collect, tokenizer.train, data.shard, train, eval or export")
-    recipe: str | None = Field(None, description="path or name of the stage's recipe; default: `set` says it all")
+    recipe: str | None = Field(
+        None, description="path or name of the stage's recipe; default: `set` says it all"
+    )
     set: dict[str, Any] = Field({}, description="dotted key: value, with ${stage.out} of earlier stages")
-    gpu: dict[str, Any] = Field({}, description="like set, with --device gpu; the key recipe replaces the recipe")
+    gpu: dict[str, Any] = Field(
+        {}, description="like set, with --device gpu; the key recipe replaces the recipe"
+    )
 
 
 class Pipeline(Section):
@@ -50,7 +54,9 @@ def run(name: str, assignments: dict[str, Any], options: verbs.Options) -> Path:
         values = {key: _fill(value, places, step.name) for key, value in {**step.set, **gpu}.items()}
         recipe = values.pop("recipe", step.recipe) or {}
         folder = out / step.name
-        say(f"[{number}/{len(pipeline.stages)}] {step.name}: {step.verb} {recipe or ''}  ({time.monotonic() - begun:.0f} s)")
+        say(
+            f"[{number}/{len(pipeline.stages)}] {step.name}: {step.verb} {recipe or ''}  ({time.monotonic() - begun:.0f} s)"
+        )
         facts = verbs.perform(step.verb, recipe, {**values, **asked[step.name], "out": str(folder)}, options)
         places[f"{step.name}.out"] = str(folder)
         row = {"name": step.name, "verb": step.verb, "out": str(folder)}
@@ -69,7 +75,9 @@ def _by_stage(pipeline: Pipeline, assignments: dict[str, Any]) -> dict[str, dict
     for key, value in assignments.items():
         stage, dot, rest = key.partition(".")
         if not dot or stage not in out:
-            raise ConfigError(f"{key}: a pipeline's override is STAGE.KEY=VALUE; its stages: {', '.join(out)}")
+            raise ConfigError(
+                f"{key}: a pipeline's override is STAGE.KEY=VALUE; its stages: {', '.join(out)}"
+            )
         out[stage][rest] = value
     return out
 
@@ -85,7 +93,9 @@ def _fill(value: Any, places: dict[str, str], stage: str) -> Any:
 
     def place(match: re.Match) -> str:
         if match[1] not in places:
-            raise ConfigError(f"stages.{stage}: {match[0]} names no earlier stage; known: {', '.join(places)}")
+            raise ConfigError(
+                f"stages.{stage}: {match[0]} names no earlier stage; known: {', '.join(places)}"
+            )
         return places[match[1]]
 
     return re.sub(r"\$\{([^}]+)\}", place, value)

@@ -88,7 +88,11 @@ def load_plugin(file: str) -> None:
 def _import_home(kind: str, name: str) -> None:
     stem = str(name).replace("-", "_")
     for home in HOMES[kind]:
-        if stem.isidentifier() and importlib.util.find_spec(home) and importlib.util.find_spec(f"{home}.{stem}"):
+        if (
+            stem.isidentifier()
+            and importlib.util.find_spec(home)
+            and importlib.util.find_spec(f"{home}.{stem}")
+        ):
             importlib.import_module(f"{home}.{stem}")
     for entry in entry_points(group=f"llmkit.{kind}", name=name):
         _classes[kind, name] = entry.load()

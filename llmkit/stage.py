@@ -11,7 +11,9 @@ from llmkit.errors import ConfigError
 from llmkit.log import say
 
 
-def perform(verb: str, settings: Section, out: Path, inputs: dict[str, str], work, fresh: bool = False) -> dict[str, Any]:
+def perform(
+    verb: str, settings: Section, out: Path, inputs: dict[str, str], work, fresh: bool = False
+) -> dict[str, Any]:
     """Run `work(staging) -> result` unless `out` already holds its result, and return the manifest's facts.
 
     `inputs` maps labels to directories; their fingerprints decide, with the settings, whether `out` is up to date.
@@ -31,7 +33,9 @@ def perform(verb: str, settings: Section, out: Path, inputs: dict[str, str], wor
         if not changed:
             say(f"{verb}: {out} is done already")
             return old
-        raise ConfigError(f"{out}: was made with other settings; use another out=, or --fresh\n{columns(changed)}")
+        raise ConfigError(
+            f"{out}: was made with other settings; use another out=, or --fresh\n{columns(changed)}"
+        )
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)

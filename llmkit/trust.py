@@ -10,7 +10,6 @@ Everything here is the standard library: no other package sees the bytes before 
 import json
 import math
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -121,38 +120,37 @@ def _refuse_code_keys(tree: Any, where: str) -> None:
 
 
 def tensor_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: {tensor: {dtype, shape, data_offsets}} and "__metadata__" if there is
-    one.
+    """The header of a safetensors file: {tensor: {dtype, shape, data_offsets}}, and "__metadata__" if it has one.
 
-    Checked: size, JSON, known dtypes, sizes that match shapes, ranges that tile the file without hole or
-    overlap.
+    Checked: sizes, JSON, known dtypes, ranges that fill the file without hole or overlap. TrustError says what is off.
     """
     size = Path(path).stat().st_size
     with open(path, "rb") as file:
-        if (
-            file.read(9)[8:] != b"{"
-        ):  # asked first: a sound length can look like a pickle's magic (1152 is 80 04)
+        head = file.read(9)
+        if head[8:] != b"{":  # asked first: a sound length can look like a pickle's magic (1152 is 80 04)
             refuse_code(path)
-        file.seek(0)
-        raw = file.read(8)
-        length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else size
-        if length > min(MAX_HEADER_BYTES, size - 8):
+        length = int.from_bytes(head[:8], "little")
+        if len(head) < 9 or length > min(MAX_HEADER_BYTES, size - 8):
             raise TrustError(f"{path}: not a safetensors file (header of {length} bytes in a file of {size})")
-        try:
-            header = json.loads(file.read(length), object_pairs_hook=_unique)
-            rows = sorted((header[k]["data_offsets"], k) for k in header if k != "__metadata__")
-            end = 0
-            for (start, stop), key in rows:
-                count = math.prod(header[key]["shape"]) * DTYPE_BYTES[header[key]["dtype"]]
-                if start != end or stop - start != count:
-                    raise ValueError(
-                        f"{key!r} lies at bytes {start} to {stop}, expected {end} to {end + count}"
-                    )
-                end = stop
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise TrustError(f"{path}: not a sound safetensors header: {error}; get the file again") from None
+        text = head[8:] + file.read(length - 1)
+    try:
+        header = json.loads(text, object_pairs_hook=_unique)
+        end = _filled({name: row for name, row in header.items() if name != "__metadata__"})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TrustError(f"{path}: not a sound safetensors header: {error}; get the file again") from None
     if end != size - 8 - length:
         raise TrustError(
             f"{path}: holds {size - 8 - length} bytes of tensors, its header says {end}; get it again"
         )
     return header
+
+
+def _filled(rows: dict[str, dict[str, Any]]) -> int:
+    """Where the tensors of a header end, in bytes; ValueError if they leave a hole, overlap, or do not fit shapes."""
+    end = 0
+    for (start, stop), name in sorted((row["data_offsets"], name) for name, row in rows.items()):
+        count = math.prod(rows[name]["shape"]) * DTYPE_BYTES[rows[name]["dtype"]]
+        if start != end or stop - start != count or min(rows[name]["shape"], default=0) < 0:
+            raise ValueError(f"{name!r} lies at bytes {start} to {stop}, expected {end} to {end + count}")
+        end = stop
+    return end

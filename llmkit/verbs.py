@@ -1,6 +1,6 @@
 """The verbs behind the command line, the pipelines and `import llmkit`: each takes a recipe and gives a manifest.
 
-    perform("data.collect", "data/sotu", {"out": "runs/data"}, Options())  ->  the manifest of runs/data
+perform("data.collect", "data/sotu", {"out": "runs/data"}, Options())  ->  the manifest of runs/data
 """
 
 import importlib
@@ -46,7 +46,9 @@ class Work:
 STAGES = {
     "data.collect": Work("llmkit.data.collect:Collect", "llmkit.data.collect:work", "recipes"),
     "data.shard": Work("llmkit.data.shard:Shard", "llmkit.data.shard:work", "recipes", ("data", "tokenizer")),
-    "tokenizer.train": Work("llmkit.tokenizer.train:TokenizerSpec", "llmkit.tokenizer.train:work", "tokenizer", ("data",)),
+    "tokenizer.train": Work(
+        "llmkit.tokenizer.train:TokenizerSpec", "llmkit.tokenizer.train:work", "tokenizer", ("data",)
+    ),
     "eval": Work("llmkit.eval.suite:Suite", "llmkit.eval.suite:work", "eval"),
     "export": Work("llmkit.models.hf.export:Export", "llmkit.models.hf.export:work", "recipes"),
 }
@@ -68,7 +70,11 @@ def perform(verb: str, recipe: str | dict, assignments: dict[str, Any], options:
     if "device" in model.model_fields and options.device != "auto":
         assignments = {"device": options.device, **assignments}
     settings, out = _settings(model, recipe, assignments, options, work.folder)
-    inputs = settings.inputs() if hasattr(settings, "inputs") else {label: getattr(settings, label) for label in work.inputs}
+    inputs = (
+        settings.inputs()
+        if hasattr(settings, "inputs")
+        else {label: getattr(settings, label) for label in work.inputs}
+    )
     return stage.perform(
         verb, settings, out, inputs, lambda staging: load(work.function)(settings, staging), options.fresh
     )
@@ -110,7 +116,12 @@ def _settings(model: type[Section], recipe, assignments, options: Options, folde
     assignments = dict(assignments)
     name = model.__name__.lower() if isinstance(recipe, dict) else Path(recipe).stem
     inside = tree.get("run") if isinstance(tree.get("run"), dict) else {}
-    out = assignments.pop("out", None) or assignments.pop("run.out", None) or inside.get("out") or f"runs/{name}"
+    out = (
+        assignments.pop("out", None)
+        or assignments.pop("run.out", None)
+        or inside.get("out")
+        or f"runs/{name}"
+    )
     return config.resolve(model, tree, assignments, options.quick), Path(str(out))
 
 

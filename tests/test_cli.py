@@ -10,7 +10,9 @@ from llmkit.cli import main
 
 
 def run(*words):
-    return subprocess.run([sys.executable, "-m", "llmkit", *words], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "llmkit", *words], capture_output=True, text=True, timeout=60
+    )
 
 
 def test_help_answers_in_half_a_second():

@@ -42,8 +42,12 @@ def test_overrides_are_typed_and_win_over_quick_values():
     recipe = config.resolve(TrainRecipe, TREE, ["optim.lr=3e-4", "run.steps=7"], quick=True)
     assert recipe.optim.lr == 3e-4
     assert recipe.run.steps == 7
-    assert recipe.model.width == TrainRecipe.model_validate({**TREE, "model": {"name": "decoder"} | dict(
-        recipe.model.quick_values)}).model.width
+    assert (
+        recipe.model.width
+        == TrainRecipe.model_validate(
+            {**TREE, "model": {"name": "decoder"} | dict(recipe.model.quick_values)}
+        ).model.width
+    )
     assert recipe.parallel.compile == "off"
 
 

@@ -1,6 +1,6 @@
 """A plug-in objective in one file: next-token prediction with a confidence penalty (Pereyra et al. 2017, eq. 3).
 
-    llmkit train docs/examples/confident.yaml --plugin docs/examples/confident.py
+llmkit train docs/examples/confident.yaml --plugin docs/examples/confident.py
 """
 
 from typing import Literal

@@ -1,7 +1,7 @@
 """What the loop asks of a backend, and what all backends do alike. The two files beside this one do the rest.
 
-    begin(phase, key, factor) ─► micro(batch) ─► micro(batch, last=True) ─► step()
-                                 the phase's net runs inside its engine; every other net is frozen
+begin(phase, key, factor) ─► micro(batch) ─► micro(batch, last=True) ─► step()
+                             the phase's net runs inside its engine; every other net is frozen
 """
 
 import contextlib
@@ -34,7 +34,12 @@ class Backend:
     engines: dict[str, nn.Module]
 
     def __init__(
-        self, objective: Objective, nets: dict[str, nn.Module], optims: dict[str, Optim], parallel: Parallel, seed: int
+        self,
+        objective: Objective,
+        nets: dict[str, nn.Module],
+        optims: dict[str, Optim],
+        parallel: Parallel,
+        seed: int,
     ):
         """`nets` may stand on the meta device; they get their values from `seed` and the parameters' names."""
         self.seed = seed
@@ -54,7 +59,9 @@ class Backend:
         if not numbers:
             return {}
         keys = sorted(numbers)
-        flat = torch.stack([torch.as_tensor(numbers[k], dtype=torch.float64, device=self.device) for k in keys])
+        flat = torch.stack(
+            [torch.as_tensor(numbers[k], dtype=torch.float64, device=self.device) for k in keys]
+        )
         if self.world > 1:
             torch.distributed.all_reduce(flat)
         return dict(zip(keys, flat.unbind(), strict=True))

@@ -13,7 +13,6 @@ from llmkit.engine.backend import Applied, Backend, Piece
 from llmkit.models.blocks import initialise
 from llmkit.objectives.phase import Phase
 
-
 BUFFERS_STAY = (
     {"forward_sync_buffers": False}
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
@@ -83,7 +82,9 @@ class Ddp(Backend):
         optimizer = self.optimizers[net]
         for group in optimizer.param_groups:
             for p in group["params"]:
-                moments = {kind: p.clone() if kind == "ema" else torch.zeros_like(p) for kind in optimizer.kinds}
+                moments = {
+                    kind: p.clone() if kind == "ema" else torch.zeros_like(p) for kind in optimizer.kinds
+                }
                 # the fused kernel keeps its step count on the parameter's device
                 optimizer.state[p] = {"step": torch.tensor(float(steps), device=p.device), **moments}
 

@@ -12,7 +12,9 @@ from llmkit.objectives.phase import Objective, add
 class Evaluator:
     """Runs each phase on fixed held-out micro-batches, split over the ranks, with averaged weights where a net has them."""
 
-    def __init__(self, objective: Objective, backend: Backend, batches: list, every: int, steps: int, samples: Path):
+    def __init__(
+        self, objective: Objective, backend: Backend, batches: list, every: int, steps: int, samples: Path
+    ):
         """`batches`: this rank's held-out micro-batches; every rank has the same number of them.
 
         What the objective has to show is written into the directory `samples`.

@@ -29,7 +29,9 @@ class Guard:
             self.in_a_row += 1
             say(f"step {done}: gradient is not finite; the step was skipped ({self.in_a_row} in a row)")
             if self.in_a_row >= self.max_skips:
-                kept = f"the last good checkpoint is {newest()}" if newest() else "no checkpoint was saved yet"
+                kept = (
+                    f"the last good checkpoint is {newest()}" if newest() else "no checkpoint was saved yet"
+                )
                 raise DivergedError(
                     f"step {done}: {self.in_a_row} non-finite gradients in a row; {kept}; "
                     "lower optim.lr, or look at the data of these steps"

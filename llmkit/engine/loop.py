@@ -26,7 +26,9 @@ def train(steps, lr_factor, objective, backend, data, evaluator, saver, meter, g
         meter.end(done, figures)  # before the save: a run that dies in between repeats the step and its line
         saver.save(done, figures, last=halt is not None or done == steps)
         if halt:
-            raise Stopped(f"stopped at step {done} of {steps} ({halt}); the same command continues from there")
+            raise Stopped(
+                f"stopped at step {done} of {steps} ({halt}); the same command continues from there"
+            )
 
 
 def take_update(objective: Objective, phase, backend, group, meter, guard):

@@ -139,7 +139,12 @@ class Bar:
         if sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+            columns = (
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+            )
             self.rich = Progress(*columns)
             self.task = self.rich.add_task("", total=steps)
             self.rich.start()
@@ -149,7 +154,17 @@ class Bar:
             self.rich.update(self.task, completed=done)
 
     def show(self, done: int, line: dict[str, float]) -> None:
-        names = ("loss", "accuracy", "bits_per_byte", "heldout/loss", "heldout/accuracy", "grad_norm", "tokens_per_s", "images_per_s", "mfu")
+        names = (
+            "loss",
+            "accuracy",
+            "bits_per_byte",
+            "heldout/loss",
+            "heldout/accuracy",
+            "grad_norm",
+            "tokens_per_s",
+            "images_per_s",
+            "mfu",
+        )
         text = "  ".join(f"{name} {line[name]:.4g}" for name in names if name in line)
         if self.rich:
             self.rich.update(self.task, description=text)

@@ -48,7 +48,9 @@ class AdamW(torch.optim.AdamW):
 
 def decays(name: str, p: nn.Parameter) -> bool:
     """Weight decay is for matrices; not for norms, biases and embeddings."""
-    shape = getattr(p, "ds_shape", p.shape)  # ZeRO-3 leaves a split parameter one dimension and keeps its shape here
+    shape = getattr(
+        p, "ds_shape", p.shape
+    )  # ZeRO-3 leaves a split parameter one dimension and keeps its shape here
     return len(shape) > 1 and "embed" not in name
 
 

@@ -1,10 +1,10 @@
 """The recipe of a training run: what `llmkit train` reads, and what every checkpoint carries resolved."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from llmkit.config import Component, Field, Literal, Section
+from llmkit.config import Component, Field, Section
 from llmkit.engine.schedule import Schedule
 
 
@@ -14,16 +14,24 @@ class Run(Section):
     out: str = Field("runs/train", description="the run directory")
     seed: int = Field(1, ge=0, description="seeds weights, data order and every draw")
     steps: int | None = Field(None, gt=0, description="optimiser steps; give steps or tokens")
-    tokens: int | None = Field(None, gt=0, description="token budget; steps follow from rows and sequence length")
+    tokens: int | None = Field(
+        None, gt=0, description="token budget; steps follow from rows and sequence length"
+    )
     log_every: int = Field(10, gt=0, description="steps between lines of metrics")
-    eval_every: int = Field(0, ge=0, description="steps between evaluations on held-out rows; 0: only at the end")
+    eval_every: int = Field(
+        0, ge=0, description="steps between evaluations on held-out rows; 0: only at the end"
+    )
     eval_rows: int = Field(256, gt=0, description="held-out rows of one evaluation")
     save_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
     keep: int = Field(2, ge=1, description="newest checkpoints kept (the best one is kept besides)")
-    best: bool = Field(False, description="remember the checkpoint with the best held-out metric, and use that one")
+    best: bool = Field(
+        False, description="remember the checkpoint with the best held-out metric, and use that one"
+    )
     max_skips: int = Field(8, ge=1, description="non-finite steps in a row before the run is given up")
     max_failed_saves: int = Field(3, ge=1, description="failed saves in a row before the run stops")
-    time_limit_s: float | None = Field(None, gt=0, description="seconds of training before a checkpointed stop")
+    time_limit_s: float | None = Field(
+        None, gt=0, description="seconds of training before a checkpointed stop"
+    )
     changeable: ClassVar[tuple[str, ...]] = (
         "steps", "tokens", "log_every", "eval_every", "eval_rows", "save_every", "keep", "max_skips",
         "max_failed_saves", "time_limit_s",
@@ -48,7 +56,9 @@ class Optim(Section):
     lr: float = Field(1e-3, ge=0, description="peak learning rate")
     betas: tuple[float, float] = Field((0.9, 0.95), description="moment decays")
     eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
-    weight_decay: float = Field(0.1, ge=0, description="on matrices only: not on norms, biases and embeddings")
+    weight_decay: float = Field(
+        0.1, ge=0, description="on matrices only: not on norms, biases and embeddings"
+    )
     clip: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0: none")
     clamp: float = Field(0.0, ge=0, description="weights are clamped to +-this after a step (WGAN); 0: no")
@@ -68,13 +78,27 @@ class Optim(Section):
 class Parallel(Section):
     """Where and how the numbers are computed; changing it does not change what is computed, beyond rounding."""
 
-    backend: Literal["auto", "ddp", "zero1", "zero2", "zero3"] = Field("auto", description="auto: the launcher's, else ddp")
-    offload: Literal["none", "optimizer", "params"] = Field("none", description="what ZeRO keeps in host memory")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast where the hardware has it")
-    weights: Literal["fp32", "bf16"] = Field("fp32", description="what ZeRO computes with; masters are always fp32")
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: if there is a compiler")
-    threads: int | None = Field(None, gt=0, description="CPU threads of a rank; default: physical cores / ranks")
-    timeout_s: float = Field(600, gt=0, description="a collective that waits longer means that a rank is lost")
+    backend: Literal["auto", "ddp", "zero1", "zero2", "zero3"] = Field(
+        "auto", description="auto: the launcher's, else ddp"
+    )
+    offload: Literal["none", "optimizer", "params"] = Field(
+        "none", description="what ZeRO keeps in host memory"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 autocast where the hardware has it"
+    )
+    weights: Literal["fp32", "bf16"] = Field(
+        "fp32", description="what ZeRO computes with; masters are always fp32"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile; auto: if there is a compiler"
+    )
+    threads: int | None = Field(
+        None, gt=0, description="CPU threads of a rank; default: physical cores / ranks"
+    )
+    timeout_s: float = Field(
+        600, gt=0, description="a collective that waits longer means that a rank is lost"
+    )
     quick_values: ClassVar[dict[str, Any]] = {"compile": "off", "precision": "fp32"}
 
 
@@ -84,7 +108,9 @@ class TrainRecipe(Section):
     quick: bool = Field(False, description="a smoke run: few steps, tiny nets, no compile")
     run: Run = Run()
     init: str | None = Field(None, description="checkpoint, run or Hugging Face directory to start from")
-    model: Annotated[Section, Component("model")] | None = Field(None, description="the net; default: that of `init`")
+    model: Annotated[Section, Component("model")] | None = Field(
+        None, description="the net; default: that of `init`"
+    )
     objective: Annotated[Section, Component("objective")]
     data: Annotated[Section, Component("dataset")]
     batch: Batches = Batches()

@@ -1,6 +1,6 @@
 """One training run, put together: recipe -> data, nets, backend, saver -> the loop.
 
-    start ranks ─► settle the machine ─► open data ─► build nets ─► backend ─► resume or start from `init` ─► loop
+start ranks ─► settle the machine ─► open data ─► build nets ─► backend ─► resume or start from `init` ─► loop
 """
 
 import json
@@ -83,7 +83,9 @@ class _Run:
     def _train(self) -> dict[str, Any]:
         recipe = self.recipe
         objective = registry.find("objective", recipe.objective.name)(recipe.objective)
-        backend = _backend(self.settled)(objective, self._nets(objective), self._optims(objective), self.settled, recipe.run.seed)
+        backend = _backend(self.settled)(
+            objective, self._nets(objective), self._optims(objective), self.settled, recipe.run.seed
+        )
         data, heldout = self._loaders(objective, backend)
         meter = self._meter(objective, backend)
         saver = Saver(recipe, backend, objective, meter, self._lineage(), self.train_set.tokenizer_dir)
@@ -105,7 +107,9 @@ class _Run:
                 say(f"{recipe.objective.name}: {describe(backend)}; {steps} steps of {recipe.batch.rows} rows on "
                     f"{dist.world()} x {dist.device().type}, {self.settled.backend}, {self.settled.precision}")  # fmt: skip
                 if objective.batch_statistics:
-                    say("this loss depends on which rows share a micro-batch: equal results in equal layouts only")
+                    say(
+                        "this loss depends on which rows share a micro-batch: equal results in equal layouts only"
+                    )
             loop.train(
                 steps, lambda step: factor(recipe.schedule, step, steps), objective, backend, data, evaluator, saver,
                 meter, guard, stop, begun,
@@ -149,7 +153,10 @@ class _Run:
             parents["tokenizer"] = manifest.fingerprint(tokenizer)
         if self.start:
             parents["init"] = self.start.fingerprint
-        sources = {**(self.start.lineage["sources"] if self.start else {}), **_sources(self.recipe.data, self.train_set)}
+        sources = {
+            **(self.start.lineage["sources"] if self.start else {}),
+            **_sources(self.recipe.data, self.train_set),
+        }
         return {**parents, "sources": sources, "objective": self.recipe.objective.name}
 
     def _finish(self, saver: Saver, meter: Meter) -> dict[str, Any]:
@@ -161,7 +168,9 @@ class _Run:
                 "steps": self.recipe.run.steps,
                 "tokens": state["tokens"],
                 "train_seconds": round(state["seconds"], 2),
-                "tokens_per_second": round(state["tokens"] / state["seconds"], 1) if state["seconds"] else None,
+                "tokens_per_second": round(state["tokens"] / state["seconds"], 1)
+                if state["seconds"]
+                else None,
                 **saver.figures,
                 "data": dict(getattr(self.train_set, "counts", {})),
                 "best": saver.best if self.recipe.run.best else None,
@@ -196,14 +205,20 @@ DATA_TELLS = ("vocab_size", "size", "channels", "classes")
 def _fits(model, dataset) -> None:
     size_, needed = getattr(model, "vocab_size", None), getattr(dataset, "vocab_size", None)
     if size_ and needed and size_ < needed:
-        raise ConfigError(f"model.vocab_size: {size_} is smaller than the data's vocabulary of {needed}; leave it out")
+        raise ConfigError(
+            f"model.vocab_size: {size_} is smaller than the data's vocabulary of {needed}; leave it out"
+        )
     for key in ("size", "channels"):
         mine, theirs = getattr(model, key, None), getattr(dataset, key, None)
         if mine and theirs and mine != theirs:
-            raise ConfigError(f"model.{key}: {mine}, but the images have {theirs}; leave it out, or change data.{key}")
+            raise ConfigError(
+                f"model.{key}: {mine}, but the images have {theirs}; leave it out, or change data.{key}"
+            )
     context, seq_len = getattr(model, "context", None), getattr(dataset, "seq_len", None)
     if context and seq_len and seq_len > context:
-        raise ConfigError(f"data.seq_len: {seq_len} is longer than model.context of {context}; change one of them")
+        raise ConfigError(
+            f"data.seq_len: {seq_len} is longer than model.context of {context}; change one of them"
+        )
 
 
 def _sources(data, dataset) -> dict[str, Any]:
@@ -211,7 +226,9 @@ def _sources(data, dataset) -> dict[str, Any]:
     if hasattr(dataset, "licences"):
         return dataset.licences
     folders = [getattr(data, key) for key in ("data", "shards") if hasattr(data, key)]
-    return {name: facts for folder in folders for name, facts in manifest.read(folder).get("licences", {}).items()}
+    return {
+        name: facts for folder in folders for name, facts in manifest.read(folder).get("licences", {}).items()
+    }
 
 
 def _lasting(recipe: TrainRecipe) -> dict[str, Any]:

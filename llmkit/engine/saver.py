@@ -1,8 +1,8 @@
 """What a run keeps: when to save, what goes into a checkpoint beside the tensors, and where a run starts from.
 
-    step_00000123/  rank_*.safetensors + index.json   every trained net, its optimiser's moments, EMA, buffers
-                    state.json                        step, optimiser step counts, objective state, figures so far
-                    recipe.yaml  lineage.json  tokenizer/
+step_00000123/  rank_*.safetensors + index.json   every trained net, its optimiser's moments, EMA, buffers
+                state.json                        step, optimiser step counts, objective state, figures so far
+                recipe.yaml  lineage.json  tokenizer/
 """
 
 import json
@@ -22,7 +22,15 @@ from llmkit.objectives.phase import Objective
 class Saver:
     """Saves and restores one run. All ranks call `resume` and `save` together."""
 
-    def __init__(self, recipe: TrainRecipe, backend: Backend, objective: Objective, meter, lineage: dict, tokenizer: Path | None):
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        backend: Backend,
+        objective: Objective,
+        meter,
+        lineage: dict,
+        tokenizer: Path | None,
+    ):
         self.recipe, self.backend, self.objective, self.meter = recipe, backend, objective, meter
         self.lineage, self.tokenizer = lineage, tokenizer
         self.run, self.seed = recipe.run, recipe.run.seed
@@ -114,7 +122,11 @@ class Saver:
         files = [fragments.write_index(staging), "state.json", "lineage.json", "recipe.yaml"]
         if self.tokenizer:
             shutil.copytree(self.tokenizer, staging / "tokenizer")
-            files += [p.relative_to(staging).as_posix() for p in sorted((staging / "tokenizer").rglob("*")) if p.is_file()]
+            files += [
+                p.relative_to(staging).as_posix()
+                for p in sorted((staging / "tokenizer").rglob("*"))
+                if p.is_file()
+            ]
         return files
 
     def _pieces(self, writing: bool) -> Iterator[fragments.Piece]:

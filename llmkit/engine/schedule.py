@@ -1,8 +1,9 @@
 """Learning-rate schedules: pure functions of the step, so a resumed run cannot disagree with itself."""
 
 import math
+from typing import Literal
 
-from llmkit.config import Field, Literal, Section
+from llmkit.config import Field, Section
 
 
 class Schedule(Section):
@@ -26,7 +27,9 @@ def factor(schedule: Schedule, step: int, steps: int) -> float:
         return 1.0
     if schedule.name == "cosine":
         done = (step - warmup) / max(1, steps - 1 - warmup)
-        return schedule.final_frac + (1 - schedule.final_frac) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return schedule.final_frac + (1 - schedule.final_frac) * 0.5 * (
+            1 + math.cos(math.pi * min(1.0, done))
+        )
     decay = round(schedule.decay_frac * steps)
     left = steps - 1 - step
     if left >= decay:

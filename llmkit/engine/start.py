@@ -1,11 +1,10 @@
 """Starting a run from the weights of another one: a checkpoint of ours, in whatever layout it was written.
 
-    init: runs/pretrain  ─►  its shape (when the recipe has no `model`), its tokenizer's fingerprint, its weights
+init: runs/pretrain  ─►  its shape (when the recipe has no `model`), its tokenizer's fingerprint, its weights
 """
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,9 @@ class Start:
     def __init__(self, init: str):
         self.path = resolve(init)
         if not (self.path / fragments.INDEX).exists():
-            raise ConfigError(f"init: {self.path} is not a checkpoint of llmkit; run `llmkit import {self.path} OUT` first")
+            raise ConfigError(
+                f"init: {self.path} is not a checkpoint of llmkit; run `llmkit import {self.path} OUT` first"
+            )
         recipe = config.parse_yaml((self.path / "recipe.yaml").read_text(), str(self.path / "recipe.yaml"))
         self.model = registry.find("model", recipe["model"]["name"]).Settings.model_validate(recipe["model"])
         self.lineage: dict[str, Any] = json.loads((self.path / "lineage.json").read_text())
@@ -56,10 +57,14 @@ class Start:
 
     def _renamed(self, pieces) -> Iterator[tuple[str, torch.Size, int, dict[str, torch.Tensor]]]:
         """`pieces` under the names they have in the checkpoint; a head that it cannot have keeps its fresh values."""
-        stored = {name.partition('/')[2] for name in self.reader.names(self.net)}
+        stored = {name.partition("/")[2] for name in self.reader.names(self.net)}
         for name, shape, start, views in pieces:
-            found = next((n for n in (name, name.removeprefix("trunk."), f"trunk.{name}") if n in stored), None)
+            found = next(
+                (n for n in (name, name.removeprefix("trunk."), f"trunk.{name}") if n in stored), None
+            )
             if found:
                 yield f"{self.net}/{found}", shape, start, {self.kind: views["param"]}
             elif not name.startswith("score."):
-                raise CheckpointError(f"{self.path}: holds no {name}; its model and the recipe's model differ")
+                raise CheckpointError(
+                    f"{self.path}: holds no {name}; its model and the recipe's model differ"
+                )

@@ -1,12 +1,12 @@
 """What an objective is: a few facts about a loss. The engine does everything else, once, for all of them.
 
-    prepare(group)            no gradients: rollouts, reference log-probabilities, advantages
-      for each phase due at this step, `updates` times:
-        rows(phase, update)   which micro-batches this update uses
-        count(batch)          the denominators, summed over micro-batches and ranks into `total`
-        loss(batch, total)    this micro-batch's share of the loss, already divided by `total`; and what it saw
-        ... clip, step ...
-        after(seen, applied)  controllers
+prepare(group)            no gradients: rollouts, reference log-probabilities, advantages
+  for each phase due at this step, `updates` times:
+    rows(phase, update)   which micro-batches this update uses
+    count(batch)          the denominators, summed over micro-batches and ranks into `total`
+    loss(batch, total)    this micro-batch's share of the loss, already divided by `total`; and what it saw
+    ... clip, step ...
+    after(seen, applied)  controllers
 """
 
 import contextlib

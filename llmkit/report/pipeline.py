@@ -60,7 +60,13 @@ def _subtitle(roles: Roles) -> str:
     undone = [stage.name for stage in roles.stages if stage.status != "done"]
     state = f"not finished: {', '.join(undone)}" if undone else f"{len(roles.stages)} stages, all done"
     made = f"llmkit {manifest.llmkit_version()}, {time.strftime('%Y-%m-%d %H:%M')}"
-    return f"{state}, {duration(seconds)} of work. {made}."
+    quick = any(stage.config.get("quick") for stage in roles.stages)
+    smoke = (
+        "A smoke run (quick=true): it shows that everything works, and its figures mean nothing. "
+        if quick
+        else ""
+    )
+    return f"{smoke}{state.capitalize()}, {duration(seconds)} of work. {made}."
 
 
 def _headline(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -141,7 +147,7 @@ def _pretraining(roles: Roles, figures: dict[str, Any]) -> markup.Part:
         "Held-out documents, one pass", ("", "figure", "95 % interval"), rows if text else [], 1
     )
     speed = tokens_per_second(stage) if stage else None
-    lead = f"Trained at {number(speed)} tokens per second." if speed else ""
+    lead = f"Trained at {number(speed, 0)} tokens per second." if speed else ""
     charts = markup.row(_chart(stage, "loss", "nats per token", "Loss"), compared)
     return markup.part("pretraining", TRAINED["pretrain"], charts, table, lead=lead)
 

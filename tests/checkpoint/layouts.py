@@ -105,7 +105,9 @@ def resumed(folder: str, layouts: list[str], forget: str = "") -> dict[str, str]
     out = {}
     for layout in layouts:
         backend = layout.split()[0]
-        kinds = ("causal",) if LAYOUTS[layout].get("weights") == "bf16" else ("toy", "causal", "dpo", "toygan")
+        kinds = (
+            ("causal",) if LAYOUTS[layout].get("weights") == "bf16" else ("toy", "causal", "dpo", "toygan")
+        )
         if len(layout.split()) > 1:
             kinds = kinds[:1]
         for kind in kinds:

@@ -44,7 +44,9 @@ def small_disk(tmp_path):
     """A disk of 512 KiB, where this user may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], capture_output=True
+    ).returncode:
         pytest.skip("this user may not mount a file system")
     yield folder
     subprocess.run(["umount", folder], check=True)

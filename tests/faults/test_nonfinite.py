@@ -20,7 +20,9 @@ def poisoned(what, backend="ddp"):
 
 def weights(out):
     reader = Reader(small.newest(out))
-    return {(kind, n): t for kind in ("param", "exp_avg", "ema") for n, t in reader.whole("model", kind).items()}
+    return {
+        (kind, n): t for kind in ("param", "exp_avg", "ema") for n, t in reader.whole("model", kind).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_without_the_check_the_weights_would_be_gone(tmp_path, backend):
 @pytest.mark.parametrize("backend", ["ddp", "zero2"])
 def test_too_many_in_a_row_end_the_run_with_the_last_good_checkpoint_named(tmp_path, backend):
     settings = {
-        "data__poison": {sample: "nan" for sample in range(SAMPLE, 100)},
+        "data__poison": dict.fromkeys(range(SAMPLE, 100), "nan"),
         "run__max_skips": 3,
         "parallel__backend": backend,
     }

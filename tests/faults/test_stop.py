@@ -18,7 +18,9 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("who", "times"), [([0], 1), ([1], 1), ([0, 1], 1), ([0, 1], 3)], ids=["rank 0", "rank 1", "all", "thrice"]
+    ("who", "times"),
+    [([0], 1), ([1], 1), ([0, 1], 1), ([0, 1], 3)],
+    ids=["rank 0", "rank 1", "all", "thrice"],
 )
 def test_a_stop_is_agreed_and_published_and_continues_bit_for_bit(tmp_path, undisturbed, who, times):
     out = str(tmp_path / "run")
@@ -34,7 +36,9 @@ def test_a_stop_is_agreed_and_published_and_continues_bit_for_bit(tmp_path, undi
 def test_a_signal_during_a_save_does_not_spoil_it(tmp_path):
     out = str(tmp_path / "run")
     settings = {**LONG, "run__save_every": 1}
-    ended = ranks.spawn(scenes.signalled, 2, out, settings, [0, 1], "checkpoints/step_00000003", 5, timeout_s=60)
+    ended = ranks.spawn(
+        scenes.signalled, 2, out, settings, [0, 1], "checkpoints/step_00000003", 5, timeout_s=60
+    )
     assert [rank.code for rank in ended] == [75, 75]
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 

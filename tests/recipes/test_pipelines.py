@@ -84,7 +84,7 @@ def test_the_export_carries_a_card_with_sources_and_licences(quickstart):
 def test_your_own_three_files_become_a_model(tmp_path):
     source = tmp_path / "texts"
     source.mkdir()
-    words = "the ship sailed over a calm grey sea and the crew sang of home".split()
+    words = ["the", "ship", "sailed", "over", "a", "calm", "grey", "sea", "and", "the", "crew", "sang", "of", "home"]
     for i in range(3):
         lines = [" ".join(words[(i * 7 + j * j + k) % len(words)] for k in range(9)) for j in range(200)]
         (source / f"{i}.txt").write_text(".\n\n".join(lines), encoding="utf-8")
@@ -107,6 +107,8 @@ facts = llmkit.train({{"run": {{"steps": 5}}, "model": {{"name": "decoder"}}, "o
     plugins=[{str(root / "docs/examples/confident.py")!r}])
 print(facts["result"]["heldout/loss"])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment())
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment()
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) > 0

@@ -36,7 +36,6 @@ NEW_TOKENS = 24
 """Length of each greedy continuation."""
 MAX_LOGITS = 1 << 25
 """Logits kept for the comparison, over all rows: bounds the memory of the gate to 128 MiB per copy."""
-CHILD_TIMEOUT_S = 1800
 
 
 @dataclass
@@ -86,7 +85,11 @@ def build(original: Original, heldout: str | None) -> tuple[dict, dict]:
 
 
 def pick_rows(original: Original, heldout: str | None, rows: int = 4, length: int = 256):
-    """-> tokens (N, T), right-padded, and lengths (N,): text from different places, or random ids."""
+    """-> tokens (N, T), right-padded, and lengths (N,): text from different places, or random ids.
+
+    With a tokenizer the rows have several lengths, so that the pad id is proved too; a score head is also given
+    whole conversations, which end in the very token where a wrong pad id would read the score elsewhere.
+    """
     tokenizer, vocab = original.tokenizer, original.net.settings.vocab_size
     length = min(length, original.net.settings.context, max(16, MAX_LOGITS // vocab))
     rows = max(1, min(rows, MAX_LOGITS // (vocab * length)))
@@ -96,10 +99,10 @@ def pick_rows(original: Original, heldout: str | None, rows: int = 4, length: in
     else:
         generator = torch.Generator().manual_seed(0)
         cut = torch.randint(vocab, (rows, length), generator=generator).tolist()
-    if tokenizer:  # rows of several lengths, so that the pad id is proved too
+    if tokenizer:
         cut = [ids[: max(1, len(ids) - i * (length // 8))] for i, ids in enumerate(cut)]
-    pad = tokenizer.pad if tokenizer else 0
-    tokens = torch.full((rows, max(map(len, cut))), pad, dtype=torch.int64)
+        cut += [case["ids"] for case in chats(tokenizer)] if original.head == "score" else []
+    tokens = torch.full((len(cut), max(map(len, cut))), tokenizer.pad if tokenizer else 0, dtype=torch.int64)
     for row, ids in zip(tokens, cut, strict=True):
         row[: len(ids)] = torch.tensor(ids)
     return tokens, torch.tensor([len(ids) for ids in cut])
@@ -213,14 +216,9 @@ def measure(folder: Path, case: dict, tensors: dict) -> dict:
         case_dir = Path(name)
         (case_dir / "case.json").write_text(json.dumps(case))
         save_file(tensors, case_dir / "case.safetensors")
-        command = [
-            sys.executable,
-            "-P",
-            str(Path(__file__).with_name("reload.py")),
-            str(folder.resolve()),
-            name,
-        ]
-        child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, cwd=name)
+        program = Path(__file__).with_name("reload.py")
+        command = [sys.executable, "-P", str(program), str(folder.resolve()), name]
+        child = subprocess.run(command, capture_output=True, text=True, cwd=name)
         if child.returncode:
             last = (child.stderr.strip().splitlines() or [f"exit {child.returncode}"])[-1]
             raise ExportRefused(f"export: transformers cannot load it: {last}; nothing was published")

@@ -217,6 +217,15 @@ def test_a_planted_fault_is_refused_and_located(tmp_path, tokenizer_dir, heldout
         compare(tmp_path, case, tensors)
 
 
+@pytest.mark.parametrize("pad", ["<s>", "<|end|>"])
+def test_a_reward_model_whose_score_would_be_read_elsewhere_is_refused(tmp_path, tokenizer_dir, heldout, pad):
+    case, tensors = build(tmp_path, random_net("score"), tokenizer_dir, heldout)
+    pad_id = Tokenizer.load(tokenizer_dir).specials[pad]
+    change_json("config.json", pad_token_id=pad_id)(tmp_path)
+    with pytest.raises(ExportRefused, match="logits differ"):
+        compare(tmp_path, case, tensors)
+
+
 def test_a_refusal_exits_with_7_and_leaves_nothing(tmp_path, tokenizer_dir, monkeypatch):
     importing.save(random_net(), tmp_path / "run", tokenizer_dir, SOURCES)
     monkeypatch.setattr(llama.Llama, "config", _wrong_theta(llama.Llama.config))
