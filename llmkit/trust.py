@@ -120,9 +120,9 @@ def _refuse_code_keys(tree: Any, where: str) -> None:
 
 
 def tensor_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: {tensor: {dtype, shape, data_offsets}}, and "__metadata__" if it has one.
+    """The header of a safetensors file: {tensor: {dtype, shape, data_offsets}}, perhaps "__metadata__".
 
-    Checked: sizes, JSON, known dtypes, ranges that fill the file without hole or overlap. TrustError says what is off.
+    Checked: sizes, JSON, known dtypes, ranges that fill the file without hole or overlap.
     """
     size = Path(path).stat().st_size
     with open(path, "rb") as file:
@@ -146,7 +146,7 @@ def tensor_header(path: Path) -> dict[str, Any]:
 
 
 def _filled(rows: dict[str, dict[str, Any]]) -> int:
-    """Where the tensors of a header end, in bytes; ValueError if they leave a hole, overlap, or do not fit shapes."""
+    """Where the tensors of a header end, in bytes. ValueError for a hole, an overlap or a wrong size."""
     end = 0
     for (start, stop), name in sorted((row["data_offsets"], name) for name, row in rows.items()):
         count = math.prod(rows[name]["shape"]) * DTYPE_BYTES[rows[name]["dtype"]]

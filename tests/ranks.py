@@ -1,15 +1,15 @@
-"""Run a function of a test on several ranks: real processes that meet over gloo, with a hard limit on their time.
+"""Run a function of a test on several ranks: real processes that meet over gloo, with a time limit.
 
     run(function, 2, "argument")     -> [what rank 0 returned, what rank 1 returned]
-    spawn(function, 2, "argument")   -> [Ended(code, value, text), ...] however they ended, for tests that kill ranks
+    spawn(function, 2, "argument")   -> [Ended(code, value, text), ...] however they ended
 
-The function lies at the top level of a test file; arguments and results are plain data (JSON). It finds RANK and
-WORLD_SIZE set, as under any launcher, and calls `llmkit.dist.start` itself. An LlmkitError ends its rank with the
-error's exit code and its line.
+The function lies at the top level of a test file; arguments and results are plain data (JSON). It finds
+RANK and WORLD_SIZE set, as under any launcher, and calls `llmkit.dist.start` itself. An LlmkitError ends its
+rank with the error's exit code and its line.
 
     pytest ── request ──► nursery, which has imported torch once ── fork ──► rank 0, rank 1, ...
 
-Importing torch takes longer than most tests, so ranks are forked from a process that has done it and nothing else.
+Importing torch takes longer than most tests, so ranks are forked from a process that has done only that.
 """
 
 import atexit
@@ -52,7 +52,7 @@ class Ended(NamedTuple):
 def run(
     function, world: int, *args: Any, timeout_s: float = 120, env: dict[str, str] | None = None
 ) -> list[Any]:
-    """What `function(*args)` returned on each of `world` ranks. AssertionError shows every rank's last output."""
+    """What `function(*args)` returned on each of `world` ranks. AssertionError shows their last output."""
     ended = spawn(function, world, *args, timeout_s=timeout_s, env=env)
     if any(rank.code for rank in ended):
         tails = "\n".join(
@@ -116,7 +116,7 @@ def _ask(request: dict[str, Any]) -> list[int]:
     return json.loads(answer)
 
 
-# ---- inside the nursery ------------------------------------------------------------------------------------------
+# ---- inside the nursery ------------------------------------------------------------------------------------
 
 
 def _serve() -> None:
@@ -135,7 +135,7 @@ def _serve() -> None:
 
 
 def _free_port() -> int:
-    """A port below those that the kernel hands out, with room behind it: a second run of a rank meets at the next."""
+    """A port below those that the kernel hands out; the next ones are for later runs of the same ranks."""
     for port in random.sample(range(12_000, 32_000, 100), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -154,8 +154,8 @@ def _fork(request: dict[str, Any], rank: int, port: int) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         own = {
-            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": request["world"], "LOCAL_WORLD_SIZE": request["world"],
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            "RANK": rank, "WORLD_SIZE": request["world"], "LOCAL_RANK": rank,
+            "LOCAL_WORLD_SIZE": request["world"], "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
         }  # fmt: skip
         os.environ.update({key: str(value) for key, value in (own | request["env"]).items()})
         code = _call(request, rank)

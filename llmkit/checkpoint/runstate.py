@@ -143,10 +143,10 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def write_exit(run_dir: Path, code: int, line: str) -> None:
-    """Record how a rank ended, unless another was first: its reason is the cause, the later ones follow from it.
+    """Record how a rank ended, unless another was first: its reason is the cause of theirs.
 
-    A lost rank is what the others see of any cause, so a RankError that came first gives way. On a disk that is
-    full nothing is recorded, and nothing raised: that would take the place of the reason.
+    A lost rank is what the others see of any cause, so a RankError that came first gives way. On a full disk
+    nothing is recorded, and nothing raised: that would take the place of the reason.
     """
     partial = run_dir / f".exit.{socket.gethostname()}.{os.getpid()}"
     try:

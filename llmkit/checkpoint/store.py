@@ -84,9 +84,9 @@ class Store:
         """Publish the checkpoint of `step`: `write(staging)` writes this rank's files, returns their names.
 
         `finish(staging)` does the same on rank 0 alone, once all ranks have written. -> the checkpoint's
-        path, or None if a rank could not write: the reason is in `failure`, the partial one is removed and the
-        older ones still stand. After `max_failed` of those in a row raises CheckpointError instead. `facts` go
-        into the manifest; `best` is a step that is not pruned.
+        path, or None if a rank could not write: the reason is in `failure`, the partial one is removed and
+        the older ones still stand. After `max_failed` of those in a row raises CheckpointError instead.
+        `facts` go into the manifest; `best` is a step that is not pruned.
         """
         path = self.folder / f"step_{step:08d}"
         if all(self.gather(self.rank != 0 or self._stands(path))):

@@ -220,7 +220,7 @@ def _shape(p: nn.Parameter) -> torch.Size:
 
 
 _joined: Any = None
-"""The process group that DeepSpeed knows; it keeps groups of its own and never asks whether they still exist."""
+"""The process group that DeepSpeed knows: it keeps its groups and never asks whether they still exist."""
 
 
 def _deepspeed(device: torch.device):

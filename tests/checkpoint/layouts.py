@@ -79,7 +79,7 @@ def write(folder: str) -> None:
 
 
 def read(folder: str, layouts: list[str]) -> list[str]:
-    """Load every saved checkpoint into each of `layouts` -> what is not bit for bit as it was, or lost its steps."""
+    """Load every saved checkpoint into each of `layouts` -> what is not bit for bit as it was."""
     dist.start("cpu", 60, group=True)
     wrong = []
     for layout in layouts:
@@ -98,7 +98,7 @@ def read(folder: str, layouts: list[str]) -> list[str]:
 
 
 def resumed(folder: str, layouts: list[str], forget: str = "") -> dict[str, str]:
-    """Train 4 steps, and 2 plus a resume plus 2, in each layout -> the sha256 of both ends, by layout and kind.
+    """Train 4 steps, and 2 plus a resume plus 2, in each layout -> whether both ends are equal.
 
     `forget` names a method of the backend that does nothing on the resuming side: the test's planted fault.
     """

@@ -1,7 +1,7 @@
-"""A whole training run that takes a fraction of a second, on any backend, for tests that stop, kill and resume it.
+"""A whole training run in a fraction of a second, for tests that stop, kill and resume it.
 
-Four kinds: `toy` (a regression with a buffer and a moving average, whose samples can be poisoned), `causal` and `dpo`
-(llmkit's own, on a two-layer decoder), `toygan` (two nets, two optimisers, an adaptive state).
+Four kinds: `toy` (a regression with a buffer and a moving average, whose samples can be poisoned), `causal`
+and `dpo` (llmkit's own, on a two-layer decoder), `toygan` (two nets, two optimisers, an adaptive state).
 """
 
 import hashlib
@@ -129,7 +129,7 @@ SHAPE = {"width": 16, "layers": 2, "heads": 2, "vocab_size": problems.VOCABULARY
 
 
 def recipe(out: str, kind: str = "toy", **overrides: Any) -> TrainRecipe:
-    """A run of 8 steps of 4 rows with a checkpoint after every second; `overrides` by dotted key, `__` for a dot."""
+    """8 steps of 4 rows, a checkpoint after every second; `overrides` by dotted key, `__` for a dot."""
     tree = {
         "run": {"out": out, "steps": 8, "save_every": 2, "log_every": 1, "eval_rows": 4, "keep": 3},
         "model": {"name": "decoder", **SHAPE},

@@ -1,4 +1,4 @@
-"""Fragments: any split of the tensors reads any other, and what does not fit is listed before anything is written."""
+"""Any split of the tensors reads any other; what does not fit is listed before anything is written."""
 
 import json
 
@@ -26,7 +26,7 @@ def whole():
 
 
 def pieces(tensors, cuts):
-    """One list of pieces per rank; rank r has elements cuts[r] to cuts[r + 1] of every tensor, in 10000ths."""
+    """One list of pieces per rank; rank r has cuts[r] to cuts[r + 1] of every tensor, in 10000ths."""
     ranks = []
     for low, high in zip(cuts, cuts[1:]):
         own = []

@@ -1,4 +1,4 @@
-"""Checkpoints do not know how they were computed: bit-exact resume in the same layout, exact state in any other."""
+"""Checkpoints do not know how they were computed: exact in the same layout, exact in any other."""
 
 import functools
 

@@ -54,7 +54,7 @@ def test_no_checkpoint_at_all_is_a_start_from_scratch(tmp_path):
     assert Store(tmp_path / "none").newest() is None
 
 
-# ---- damage ------------------------------------------------------------------------------------------------------
+# ---- damage ------------------------------------------------------------------------------------------------
 
 
 def cut(path, keep):
@@ -123,7 +123,7 @@ def test_a_step_that_stands_already_is_not_written_again(tmp_path):
     assert checkpoints.save(4, two_files).stat().st_ino == before
 
 
-# ---- manifests ---------------------------------------------------------------------------------------------------
+# ---- manifests ---------------------------------------------------------------------------------------------
 
 LINE = {"name": "rank_00000.safetensors", "bytes": 700, "sha256": "0" * 64}
 MANIFESTS = {
@@ -179,7 +179,7 @@ def test_a_link_out_of_the_directory_is_not_followed(tmp_path):
         verify(tmp_path / "step_00000004")
 
 
-# ---- saves that fail ---------------------------------------------------------------------------------------------
+# ---- saves that fail ---------------------------------------------------------------------------------------
 
 
 def full(staging):

@@ -1,4 +1,4 @@
-"""What goes wrong on a rank, run there: kills at named points, poisoned samples, signals, disks that are full."""
+"""What goes wrong on a rank, run there: poisoned samples, signals, disks that are full."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""A disk that is full when a checkpoint is due: one line, the previous one stays, training goes on; not for ever."""
+"""A disk that is full when a checkpoint is due: one line, the last one stays, training goes on."""
 
 import subprocess
 

@@ -1,5 +1,4 @@
-"""SIGKILL at every point of a save, on either rank: the run goes on from a whole checkpoint and ends as if nothing
-had happened."""
+"""SIGKILL at every point of a save: the run goes on from a whole checkpoint and ends the same."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A sample that makes a gradient non-finite, on one rank: no rank applies the step, and the run ends without it."""
+"""A sample that makes a gradient non-finite on one rank: no rank applies that step."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""SIGTERM, to one rank or all, once or more often: all ranks stop at the same step, with a published checkpoint."""
+"""SIGTERM, to one rank or all, once or often: all ranks stop at one step, with a published checkpoint."""
 
 import pytest
 
