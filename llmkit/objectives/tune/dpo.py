@@ -119,9 +119,9 @@ class Dpo(Objective):
     def metrics(self, phase, seen):
         """`accuracy` counts pairs whose reward (beta * log-ratio) is strictly higher for the chosen reply.
 
-        `chosen_change`: mean change of a chosen token's log-probability since the reference, in nats. `kl`: how
-        far the policy has moved from it per token, as Schulman's k2 (2020), x^2 / 2, on the chosen replies; k1 and
-        k3 mean nothing on replies that neither of the two has drawn.
+        `chosen_change`: mean change of a chosen token's log-probability since the reference, in nats. `kl`:
+        Schulman's k2 (2020), x^2 / 2 per token, on the chosen replies; k1 and k3 mean nothing on replies that
+        neither net has drawn.
         """
         pairs, tokens = seen["pairs"], seen["chosen_tokens"]
         chosen, rejected = seen["chosen_reward"] / pairs, seen["rejected_reward"] / pairs
