@@ -87,8 +87,8 @@ def build(original: Original, heldout: str | None) -> tuple[dict, dict]:
 def pick_rows(original: Original, heldout: str | None, rows: int = 4, length: int = 256):
     """-> tokens (N, T), right-padded, and lengths (N,): text from different places, or random ids.
 
-    With a tokenizer the rows have several lengths, so that the pad id is proved too; a score head is also given
-    whole conversations, which end in the very token where a wrong pad id would read the score elsewhere.
+    With a tokenizer the rows have several lengths, so that the pad id is proved too. A score head is also given
+    whole conversations: their last token is where a wrong pad id would show.
     """
     tokenizer, vocab = original.tokenizer, original.net.settings.vocab_size
     length = min(length, original.net.settings.context, max(16, MAX_LOGITS // vocab))
