@@ -29,8 +29,11 @@ def one_hot(label: Tensor | None, classes: int, rows: int, device) -> Tensor:
 
 
 def groups(channels: int) -> int:
-    """Groups of a GroupNorm of so many channels: 8, or the largest power of two that divides them."""
-    return next(g for g in (8, 4, 2, 1) if channels % g == 0)
+    """Groups of a GroupNorm: a power of two up to 8, so that each has at least 4 channels if there are as many.
+
+    A group of one channel would take away what the bias before it adds.
+    """
+    return next(g for g in (8, 4, 2, 1) if channels % g == 0 and (channels >= 4 * g or g == 1))
 
 
 class Spectral(nn.Module):

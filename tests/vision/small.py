@@ -1,0 +1,74 @@
+"""Whole vision runs that take a fraction of a second, on images made of arithmetic."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmkit import config
+from llmkit.checkpoint import fragments
+from llmkit.engine import run
+from llmkit.engine.recipe import TrainRecipe
+from tests.checkpoint.small import digest, newest
+
+MODELS = {
+    "vae": {"name": "vae", "net": "conv", "width": 4, "layers": 2, "latent_dim": 3},
+    "gan": {"name": "gan", "width": 4, "layers": 2, "latent_dim": 5, "conditional": True},
+    "dcgan": {"name": "gan", "width": 4, "layers": 2, "latent_dim": 5, "norm": "batch"},
+    "sngan": {"name": "gan", "net": "resnet", "width": 4, "layers": 2, "latent_dim": 5, "spectral": True},
+}
+OBJECTIVES = {
+    "vae": {"name": "vae", "binarise": "dynamic", "anneal_steps": 4},
+    "gan": {"name": "gan", "loss": "wasserstein", "gradient_penalty": 10, "critic_updates": 2},
+    "dcgan": {"name": "gan", "r1": 0.1, "r1_every": 2},
+    "sngan": {"name": "gan", "loss": "hinge"},
+}
+
+
+def archive(folder: Path) -> Path:
+    """40 blurred blots, 8 x 8, of four classes."""
+    path = folder / "blots.npz"
+    y, x = np.mgrid[0:8, 0:8]
+    centre = np.random.default_rng(0).uniform(2, 6, (2, 40, 1, 1))
+    images = 255 * np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / 4)
+    np.savez(path, images=images.astype(np.uint8), labels=np.arange(40) % 4)
+    return path
+
+
+def recipe(data: str, out: str, kind: str, **overrides: Any) -> TrainRecipe:
+    """6 steps of 8 rows with a checkpoint after every second; `__` in an override's key stands for a dot."""
+    tree = {
+        "run": {"out": out, "steps": 6, "save_every": 2, "log_every": 1, "eval_rows": 4, "keep": 3},
+        "model": MODELS[kind],
+        "objective": OBJECTIVES[kind],
+        "data": {"name": "images", "source": data},
+        "batch": {"rows": 8, "micro_rows": 4},
+        "schedule": {"name": "constant", "warmup_frac": 0.0},
+        "optim": {"lr": 1e-3, "eps": 1e-5, "clip": 0, "nets": {"g": {"ema": 0.9}}},
+        "parallel": {"backend": "ddp", "precision": "fp32", "compile": "off", "threads": 1, "timeout_s": 20},
+    }
+    return config.resolve(
+        TrainRecipe, tree, {key.replace("__", "."): value for key, value in overrides.items()}
+    )
+
+
+def train(data: str, out: str, kind: str, overrides: dict[str, Any] | None = None) -> None:
+    """Run it, as `llmkit train` would on this rank."""
+    os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)  # a second run meets elsewhere
+    run.train(recipe(data, out, kind, **(overrides or {})), "cpu")
+
+
+def every(data: str, out: str, kinds: list[str], overrides: dict[str, Any]) -> None:
+    """Several kinds, one after the other in one process."""
+    for kind in kinds:
+        train(data, f"{out}/{kind}", kind, overrides)
+
+
+def tensors(out: str | Path, kind: str = "param") -> dict[str, Any]:
+    """Everything of one kind in a run's newest checkpoint, by net and name."""
+    reader = fragments.Reader(newest(out))
+    return {f"{net}/{name}": t for net in reader.nets() for name, t in reader.whole(net, kind).items()}
+
+
+__all__ = ["archive", "digest", "every", "newest", "recipe", "tensors", "train"]

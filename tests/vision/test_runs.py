@@ -1,0 +1,83 @@
+"""Whole runs: killed between two phases they go on bit for bit; any ranks see the same images and noise."""
+
+import pytest
+
+from llmkit.vision import noise
+from tests import ranks
+from tests.vision import small
+
+KINDS = ["vae", "gan", "dcgan", "sngan"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return str(small.archive(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory) -> str:
+    """Every kind, run from beginning to end on one rank."""
+    out = str(tmp_path_factory.mktemp("straight"))
+    ranks.run(small.every, 1, data, out, KINDS, {})
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "phase"), [("vae", 0), ("gan", 1), ("dcgan", 1), ("dcgan", 2), ("sngan", 1)]
+)
+def test_a_run_killed_between_two_phases_goes_on_bit_for_bit(kind, phase, data, straight, tmp_path):
+    out = str(tmp_path / "killed")
+    fault = {"LLMKIT_FAULT": f"phase{phase}@4:0"}
+    (ended,) = ranks.spawn(small.train, 1, data, out, kind, env=fault)
+    assert ended.code == -9
+    assert small.newest(out).name == "step_00000004"
+    ranks.run(small.train, 1, data, out, kind)
+    assert small.digest(small.newest(out)) == small.digest(small.newest(f"{straight}/{kind}"))
+
+
+def apart(a: str, b: str) -> float:
+    """The largest difference between the weights and averages of two runs."""
+    kinds = ("param", "ema")
+    pairs = [(small.tensors(a, kind), small.tensors(b, kind)) for kind in kinds]
+    return max(float((x[n] - y[n]).abs().max()) for x, y in pairs for n in x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["ddp", "zero1", "zero2"])
+def test_two_ranks_see_the_images_and_noise_of_one(backend, data, straight, tmp_path):
+    kinds, out = ["vae", "gan"], str(tmp_path)
+    ranks.run(small.every, 2, data, out, kinds, {"parallel__backend": backend})
+    for kind in kinds:
+        assert apart(f"{out}/{kind}", f"{straight}/{kind}") < 1e-6
+
+
+def other_noise(data: str, out: str) -> None:
+    """A run on a noise that depends on the rank, as a generator per rank would."""
+    import os
+
+    honest = noise.bits
+    noise.bits = lambda key, purpose, shape: honest(key + int(os.environ["RANK"]), purpose, shape)
+    small.train(data, out, "gan")
+
+
+@pytest.mark.slow
+def test_noise_that_depends_on_the_rank_is_noticed(data, straight, tmp_path):
+    ranks.run(other_noise, 2, data, str(tmp_path / "gan"))
+    assert apart(str(tmp_path / "gan"), f"{straight}/gan") > 1e-4
+
+
+def test_a_run_leaves_grids_and_says_when_batch_statistics_are_in_it(data, tmp_path):
+    (ended,) = ranks.spawn(small.train, 1, data, str(tmp_path), "dcgan", {"run__eval_every": 3})
+    assert ended.code == 0, ended.text
+    assert "which rows share a micro-batch" in ended.text
+    assert [file.name for file in sorted((tmp_path / "samples").iterdir())] == [
+        "step_00000003_samples.png",
+        "step_00000006_samples.png",
+    ]
+
+
+def test_penalties_refuse_zero3(data, tmp_path):
+    settings = {"parallel__backend": "zero3"}
+    (ended,) = ranks.spawn(small.train, 1, data, str(tmp_path), "gan", settings)
+    assert "ConfigError: parallel.backend: zero3 cannot differentiate twice, as phase d does" in ended.text

@@ -1,0 +1,100 @@
+"""The bound is a bound: closed forms, the importance-weighted estimate, annealing, capacity, classes."""
+
+import math
+
+import pytest
+import torch
+
+from llmkit.errors import ConfigError
+from llmkit.models.blocks import initialise
+from llmkit.objectives.vision.vae import VaeObjective
+from llmkit.vision import noise
+from llmkit.vision.vae import Vae
+from tests.vision.parity import rows
+
+SHAPE = {"size": 8, "channels": 1, "classes": 3}
+
+
+def model(**changes) -> Vae:
+    settings = {"width": 8, "latent_dim": 2, **SHAPE, **changes}
+    with torch.device("meta"):
+        net = Vae(Vae.Settings(**settings))
+    return initialise(net, seed=1)
+
+
+def losses(net, grad=True, step=0, **settings):
+    """(training loss, sums seen) of one batch."""
+    objective = VaeObjective(VaeObjective.Settings(**settings))
+    (batch,) = objective.prepare([rows(0, 0, 0)], {}, None, step)
+    phase = objective.phases[0]
+    with torch.set_grad_enabled(grad):
+        return objective.loss(phase, {"model": net}, batch, objective.count(phase, batch))
+
+
+def test_the_kl_is_torchs():
+    net = model()
+    mean, log_var = net.encode(torch.rand(3, 1, 8, 8))
+    posterior = torch.distributions.Normal(mean, (0.5 * log_var).exp())
+    wanted = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0, 1)).sum(1)
+    found = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_the_importance_weighted_bound_is_the_marginal_likelihood_in_the_limit():
+    """With a decoder that is linear and gaussian, p(x) is known: N(b, W W' + I)."""
+    net = model(likelihood="gaussian", width=1)
+    net.encoder.forward = lambda x, known: torch.zeros(len(x), 4)  # q = N(0, I)
+    W = 0.3 * torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    net.decoder.forward = lambda z, known: z @ W.T
+    batch = rows(0, 0, 0)
+    x = batch["image"].flatten(1).float() / 255
+    marginal = torch.distributions.MultivariateNormal(torch.zeros(64), W @ W.T + torch.eye(64))
+    wanted = -marginal.log_prob(x).mean().item()
+    seen = losses(net, False, eval_particles=20_000)[1]
+    assert float(seen["nll"] / seen["images"]) == pytest.approx(wanted, abs=0.1)
+    assert seen["nll"] < losses(net, False, eval_particles=1)[1]["nll"]
+    assert float(losses(net, bound="iwae", particles=20_000)[0].detach()) == pytest.approx(wanted, abs=0.1)
+
+
+def test_beta_rises_over_its_steps_in_training_and_is_one_in_evaluation():
+    net = model()
+    seen = losses(net)[1]
+    kl, reconstruction, images = (float(seen[k]) for k in ("kl", "reconstruction", "images"))
+    at = lambda step: float(losses(net, step=step, beta=4, anneal_steps=10)[0].detach()) * images  # noqa: E731
+    assert at(0) == pytest.approx(reconstruction, rel=1e-5)
+    assert at(5) == pytest.approx(reconstruction + 2 * kl, rel=1e-5)
+    assert at(99) == pytest.approx(reconstruction + 4 * kl, rel=1e-5)
+    assert float(losses(net, False, beta=4)[1]["loss"]) == pytest.approx(reconstruction + kl, rel=1e-5)
+
+
+def test_a_capacity_draws_the_kl_to_itself():
+    objective = VaeObjective(VaeObjective.Settings(capacity=5, beta=100, anneal_steps=10))
+    kl = torch.tensor([1.0, 2.5, 7.0])
+    assert objective.penalty(kl, 5).tolist() == [150.0, 0.0, 450.0]
+    assert objective.penalty(kl, 50).tolist() == [400.0, 250.0, 200.0]
+
+
+@pytest.mark.parametrize("net", ["mlp", "conv"])
+@pytest.mark.parametrize("size", [8, 7])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistic"])
+def test_shapes_fit_whatever_the_size(net, size, likelihood):
+    vae = model(net=net, size=size, channels=3, likelihood=likelihood, layers=2, conditional=True)
+    mean, _ = vae.encode(torch.rand(2, 3, size, size), torch.tensor([0, 2]))
+    assert mean.shape == (2, 2)
+    image = vae.sample(noise.keys(0, 2), torch.tensor([0, 2]))
+    assert image.shape == (2, 3, size, size)
+    assert image.min() >= 0
+    assert image.max() <= 1
+    assert not torch.equal(image[:1], vae.sample(noise.keys(0, 2)[:1], torch.tensor([1])))
+
+
+def test_a_conditional_model_of_images_without_classes_is_refused():
+    with pytest.raises(ConfigError, match="the images have no classes"):
+        model(conditional=True, classes=0)
+
+
+def test_a_constant_guess_costs_what_it_must():
+    net = model()
+    net.decoder.forward = lambda z, known: torch.zeros(len(z), 64)
+    seen = losses(net, binarise="dynamic")[1]
+    assert float(seen["reconstruction"] / seen["images"]) == pytest.approx(64 * math.log(2), rel=1e-5)
