@@ -16,7 +16,7 @@ def train(
 ) -> dict[str, Any]:
     """Train `recipe` (a path, a name, or the mapping) with dotted `settings` over it -> the run's manifest.
 
-    `options` are those of the command line: ranks, device, quick, fresh, plugins. Raises llmkit.errors.LlmkitError.
+    `options` are those of the command line: ranks, device, quick, fresh, plugins. Raises an LlmkitError.
     """
     from llmkit import verbs
 
@@ -34,7 +34,7 @@ def run(pipeline: str, settings: dict[str, Any] | None = None, *, out: str | Non
 
 
 def open_model(ckpt: str, **options: Any):
-    """The model and tokenizer of any run, checkpoint or Hugging Face directory (see llmkit.opened.open_model)."""
+    """The model and tokenizer of any run, checkpoint or Hugging Face directory: see llmkit.opened."""
     from llmkit import opened
 
     return opened.open_model(ckpt, **options)

@@ -1,4 +1,4 @@
-"""The command line: verbs, typed `key=value` overrides, one line for what went wrong, an exit code that means it.
+"""The command line: verbs, typed `key=value` overrides, one line for what went wrong, a telling exit code.
 
 Everything heavy is imported inside the verb that needs it.
 """

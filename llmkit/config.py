@@ -1,9 +1,9 @@
 """Typed, strict recipes: YAML, then `quick`, then `key=value` overrides, then one frozen pydantic model.
 
-    recipes/pretrain/x.yaml ─► plain dict ─► quick values ─► dotted overrides ─► Section (frozen, nothing extra)
+    recipes/pretrain/x.yaml ─► plain dict ─► quick values ─► dotted overrides ─► Section (frozen, strict)
 
-A section that names a component (`objective: {name: dpo, ...}`) is validated by that component's own `Settings`, found
-by name through the registry; nothing else is imported. This module itself imports neither torch nor numpy.
+A section that names a component (`objective: {name: dpo, ...}`) is validated by that component's own
+`Settings`, found through the registry; nothing else is imported. This module imports neither torch nor numpy.
 """
 
 import difflib
@@ -22,7 +22,7 @@ from llmkit.errors import ConfigError
 
 
 class Section(BaseModel):
-    """A frozen group of settings that accepts no key it does not know. `quick_values` is what `quick=true` writes."""
+    """A frozen group of settings that takes no unknown key. `quick_values` is what `quick=true` writes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     quick_values: ClassVar[dict[str, Any]] = {}
@@ -55,7 +55,7 @@ class Component:
 
 
 def inline_schema(section: type[Section]) -> dict:
-    """The JSON schema of `section` with its `$defs` written in place, so that it can stand inside another one."""
+    """The JSON schema of `section` with its `$defs` written in place: it can stand inside another one."""
     schema = section.model_json_schema()
     definitions = schema.pop("$defs", {})
 
@@ -69,11 +69,11 @@ def inline_schema(section: type[Section]) -> dict:
     return put(schema)
 
 
-# ---- reading -----------------------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML without the parts that surprise or attack: no tags, aliases or repeated keys; `1e-4` is a number."""
+    """YAML without what surprises or attacks: no tags, aliases or repeated keys; `1e-4` is a number."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.events.AliasEvent):
@@ -114,14 +114,14 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def homes(folder: str) -> list[Path]:
-    """Where recipes, tokenizer specs and suites are looked for: here, in the clone, in the installed package."""
+    """Where recipes, tokenizer specs and suites are looked for: here, the clone, the installed package."""
     package = Path(__file__).parent
     places = [Path.cwd() / folder, package.parent / folder, package / "share" / folder]
     return [place for place in dict.fromkeys(places) if place.is_dir()]
 
 
 def locate(name: str, folder: str) -> Path:
-    """The YAML file that `name` means: a path, or a name (`quickstart`, `pretrain/gpt_tiny`) under `folder`."""
+    """The YAML file that `name` means: a path, or a name (`quickstart`, `pretrain/tiny`) under `folder`."""
     path = Path(name).expanduser()
     if path.is_file():
         return path
@@ -174,7 +174,7 @@ def _put(tree: Any, path: list[str], value: Any, key: str) -> dict:
     return {**tree, head: _put(tree.get(head), rest, value, key) if rest else value}
 
 
-# ---- validating --------------------------------------------------------------------------------------------------
+# ---- validating --------------------------------------------------------------------------------------------
 
 S = TypeVar("S", bound=Section)
 
@@ -236,7 +236,7 @@ def _labelled(field, value) -> dict[str, type[Section]]:
 
 def _quick(model: type[Section], tree: dict) -> dict:
     """`tree` with the `quick_values` of every section in it written over what it says."""
-    out = {**tree, **{k: v for k, v in model.quick_values.items()}}
+    out = {**tree, **model.quick_values}
     for key, field in model.model_fields.items():
         section = _settings_class(field, out.get(key))
         if section and (isinstance(out.get(key), dict) or (key not in out and section.quick_values)):

@@ -1,7 +1,7 @@
-"""Ranks, as torch.distributed sees them, and nothing else: no launcher's environment is believed about the world.
+"""Ranks, as torch.distributed sees them: no launcher's environment is believed about the world.
 
-One process needs no process group; everything here then answers for a world of one. Objects and small sums travel
-over gloo on the host, so asking for agreement never waits for a GPU.
+One process needs no process group; everything here then answers for a world of one. Objects and small sums
+travel over gloo on the host, so asking for agreement never waits for a GPU.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _device = torch.device("cpu")
 
 
 def start(device: str = "auto", timeout_s: float = 600, group: bool = False) -> torch.device:
-    """Join the ranks that a launcher started, or stand alone. `group=True` makes a process group even for one rank.
+    """Join the ranks that a launcher started, or stand alone; `group=True` makes a group even of one rank.
 
     Raises ConfigError if `device` is gpu and there is none, RankError if the other ranks do not come.
     """

@@ -1,6 +1,6 @@
 """The exception tree. Each class carries the exit code that the command line returns for it.
 
-A message is one line, `<where>: <what is wrong>; <what to do>`, with the dotted key or the file and line in front.
+A message is one line, `<where>: <what is wrong>; <what to do>`, the dotted key or the file and line in front.
 """
 
 
@@ -29,7 +29,7 @@ class CheckpointError(LlmkitError):
 
 
 class TrustError(LlmkitError):
-    """A foreign file asks for something that llmkit does not do with foreign files (run code, unpickle, escape)."""
+    """A foreign file asks for what llmkit does not do with foreign files (run code, unpickle, escape)."""
 
     code = 4
 

@@ -1,4 +1,4 @@
-"""What a run says: lines on the terminal (rank 0), metrics.jsonl, TensorBoard, and the named points where tests kill it."""
+"""What a run says: lines on the terminal, metrics.jsonl, TensorBoard; and the points where tests kill it."""
 
 import json
 import os
@@ -11,7 +11,7 @@ EXIT_DIR = "LLMKIT_EXIT_DIR"
 """Environment variable that a supervisor sets: the directory where a rank records how it ended."""
 
 MARK = "\x1e"
-"""Under a supervisor, lines that start so are for the terminal; all else that ranks print goes to logs/launcher.log."""
+"""Under a supervisor, lines that start so are for the terminal; the rest goes to logs/launcher.log alone."""
 
 
 def _rank() -> int:
@@ -36,7 +36,7 @@ def warn(line: str) -> None:
 
 
 def fault(name: str, step: int) -> None:
-    """Die here by SIGKILL if LLMKIT_FAULT=name@step:rank says so. The fault tests' only hook in the product."""
+    """Die by SIGKILL if LLMKIT_FAULT=name@step:rank says so: the fault tests' only hook in the product."""
     if (asked := os.environ.get("LLMKIT_FAULT")) and asked in (
         f"{name}@{step}:{_rank()}",
         f"{name}@{step}:*",
@@ -45,17 +45,17 @@ def fault(name: str, step: int) -> None:
 
 
 class Metrics:
-    """Figures of a run by step: appended to metrics.jsonl, and to TensorBoard event files if it is installed."""
+    """Figures by step: appended to metrics.jsonl, and to TensorBoard's files if it is installed."""
 
     def __init__(self, run_dir: Path, after_step: int):
-        """Continue the log in `run_dir`; lines past `after_step`, from a run that died later, are taken back."""
+        """Continue the log in `run_dir`; lines past `after_step`, of a run that died later, are dropped."""
         self.path = run_dir / "metrics.jsonl"
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= after_step]
             partial = self.path.with_suffix(".partial")
             partial.write_text("".join(f"{line}\n" for line in kept))
             partial.replace(self.path)
-        self.file = open(self.path, "a", encoding="utf-8")
+        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self.board = _board(run_dir / "tb", after_step)
 
     def write(self, step: int, **figures: float) -> None:

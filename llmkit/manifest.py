@@ -1,4 +1,4 @@
-"""The note in every directory that a stage makes: what made it, from what, under which licences, how many of what."""
+"""The note in every directory that a stage makes: what made it, from what, which licences, how many."""
 
 import hashlib
 import json
@@ -57,7 +57,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def fingerprint(folder: Path) -> str:
-    """What identifies the content of a stage's directory: its own fingerprint, else its config and its inputs'."""
+    """What identifies a stage's result: its own fingerprint, else its config and its inputs'."""
     facts = read(folder)
     own = (facts.get("result") or {}).get("fingerprint") or facts.get("fingerprint")
     return own or digest([facts.get("config_hash"), facts.get("inputs")])

@@ -1,11 +1,11 @@
-"""A pipeline: stages in order, each with a recipe and a few settings that point at earlier stages' directories.
+"""A pipeline: stages in order, each with a recipe and settings that point at earlier stages' directories.
 
     stages:
       - {name: data, verb: data.collect, recipe: data/sotu}
       - {name: tokenizer, verb: tokenizer.train, recipe: llama_4k, set: {data: "${data.out}"}}
 
-What is done is skipped, so the same command continues after an interruption. `data.source=FOLDER` sets `source` of the
-stage called `data`; `${out}` is the pipeline's directory.
+What is done is skipped, so the same command continues after an interruption. `data.source=FOLDER` sets
+`source` of the stage called `data`; `${out}` is the pipeline's directory.
 """
 
 import re
@@ -54,9 +54,8 @@ def run(name: str, assignments: dict[str, Any], options: verbs.Options) -> Path:
         values = {key: _fill(value, places, step.name) for key, value in {**step.set, **gpu}.items()}
         recipe = values.pop("recipe", step.recipe) or {}
         folder = out / step.name
-        say(
-            f"[{number}/{len(pipeline.stages)}] {step.name}: {step.verb} {recipe or ''}  ({time.monotonic() - begun:.0f} s)"
-        )
+        after = f"{time.monotonic() - begun:.0f} s"
+        say(f"[{number}/{len(pipeline.stages)}] {step.name}: {step.verb} {recipe or ''}  ({after})")
         facts = verbs.perform(step.verb, recipe, {**values, **asked[step.name], "out": str(folder)}, options)
         places[f"{step.name}.out"] = str(folder)
         row = {"name": step.name, "verb": step.verb, "out": str(folder)}
@@ -70,7 +69,7 @@ def run(name: str, assignments: dict[str, Any], options: verbs.Options) -> Path:
 
 
 def _by_stage(pipeline: Pipeline, assignments: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """`stage.key=value` overrides, sorted to their stages. ConfigError if a key starts with no stage's name."""
+    """`stage.key=value` overrides by stage. ConfigError if a key starts with no stage's name."""
     out: dict[str, dict[str, Any]] = {step.name: {} for step in pipeline.stages}
     for key, value in assignments.items():
         stage, dot, rest = key.partition(".")

@@ -1,9 +1,9 @@
-"""Component names to classes: one file named like the component, found on first use, and nothing else imported.
+"""Component names to classes: one file named like the component, found on first use, nothing else imported.
 
-    objective: {name: dpo}  ->  find("objective", "dpo")  ->  imports llmkit/objectives/tune/dpo.py  ->  class Dpo
+    objective: {name: dpo} -> find("objective", "dpo") -> imports llmkit/objectives/tune/dpo.py -> class Dpo
 
-A component registers itself with `@register(kind, name)` and carries its settings as `cls.Settings`. Plug-ins do the
-same from a file given with `--plugin`, or from an installed package through the entry point group `llmkit.<kind>`.
+A component registers itself with `@register(kind, name)` and carries its settings as `cls.Settings`. Plug-ins
+do the same from a file (`--plugin`), or from an installed package through the entry points `llmkit.<kind>`.
 """
 
 import difflib
@@ -45,7 +45,7 @@ def register(kind: str, name: str):
 
 
 def find(kind: str, name: str) -> type:
-    """The class registered as `name`, importing its file if need be. ConfigError names the nearest known name."""
+    """The class registered as `name`, importing its file if need be. ConfigError names the nearest name."""
     if (kind, name) not in _classes:
         _import_home(kind, name)
     if (kind, name) not in _classes:

@@ -1,4 +1,4 @@
-"""One way to run any stage: skip what is done, work in a staging directory, publish by rename, leave a manifest."""
+"""One way to run any stage: skip what is done, work in a staging directory, rename, leave a manifest."""
 
 import shutil
 import time
@@ -16,8 +16,8 @@ def perform(
 ) -> dict[str, Any]:
     """Run `work(staging) -> result` unless `out` already holds its result, and return the manifest's facts.
 
-    `inputs` maps labels to directories; their fingerprints decide, with the settings, whether `out` is up to date.
-    Raises ConfigError with a two-column difference if `out` was made by other settings (`--fresh` moves it aside).
+    `inputs` maps labels to directories; their fingerprints and the settings decide if `out` is up to date.
+    ConfigError with a two-column difference if `out` was made by other settings (`--fresh` moves it aside).
     """
     config = settings.model_dump(mode="json")
     facts = {

@@ -1,4 +1,4 @@
-"""The verbs behind the command line, the pipelines and `import llmkit`: each takes a recipe and gives a manifest.
+"""The verbs behind the command line, pipelines and `import llmkit`: each takes a recipe and gives a manifest.
 
 perform("data.collect", "data/sotu", {"out": "runs/data"}, Options())  ->  the manifest of runs/data
 """
@@ -35,7 +35,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Work:
-    """Where a stage's settings class and function are, where its recipes are, and which settings are directories."""
+    """Where a stage's settings class, function and recipes are, and which settings are directories."""
 
     settings: str
     function: str
@@ -81,7 +81,7 @@ def perform(verb: str, recipe: str | dict, assignments: dict[str, Any], options:
 
 
 def train(recipe: str | dict, assignments: dict[str, Any], options: Options) -> dict[str, Any]:
-    """Train a recipe, in this process or, for several ranks, under a supervised launcher -> the run's manifest."""
+    """Train a recipe, here or, on several ranks, under a supervised launcher -> the run's manifest."""
     from llmkit.engine.recipe import TrainRecipe
 
     settings, out = _settings(TrainRecipe, recipe, assignments, options, "recipes")
@@ -111,7 +111,7 @@ def _supervised(settings: Section, out: Path, ranks: int, options: Options) -> d
 
 
 def _settings(model: type[Section], recipe, assignments, options: Options, folder: str) -> tuple[Any, Path]:
-    """The validated settings, and the output directory: `out=`, else what the recipe says, else runs/<its name>."""
+    """The validated settings, and the output directory: `out=`, else the recipe's, else runs/<its name>."""
     tree = dict(recipe) if isinstance(recipe, dict) else config.read(recipe, folder)
     assignments = dict(assignments)
     name = model.__name__.lower() if isinstance(recipe, dict) else Path(recipe).stem

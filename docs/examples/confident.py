@@ -1,4 +1,4 @@
-"""A plug-in objective in one file: next-token prediction with a confidence penalty (Pereyra et al. 2017, eq. 3).
+"""A plug-in objective in one file: next-token prediction with a confidence penalty (Pereyra et al. 2017).
 
 llmkit train docs/examples/confident.yaml --plugin docs/examples/confident.py
 """

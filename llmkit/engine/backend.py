@@ -17,12 +17,12 @@ from llmkit.engine.recipe import Optim, Parallel
 from llmkit.objectives.phase import Batch, Numbers, Objective, Phase, PhaseModule, frozen
 
 Piece = tuple[str, torch.Size, int, dict[str, torch.Tensor]]
-"""(parameter name, its whole shape, where this range starts in it, {kind: live 1-D view}); kinds: param, exp_avg, ..."""
+"""(parameter, its whole shape, where this range starts, {kind: live 1-D view}); kinds: param, exp_avg, ..."""
 
 
 @dataclass(frozen=True)
 class Applied:
-    """The outcome of one optimiser step: 1 or 0, and the global gradient norm before clipping (0-d tensors)."""
+    """One optimiser step: applied (1 or 0), and the global gradient norm before clipping; 0-d tensors."""
 
     applied: torch.Tensor
     grad_norm: torch.Tensor
@@ -41,13 +41,13 @@ class Backend:
         parallel: Parallel,
         seed: int,
     ):
-        """`nets` may stand on the meta device; they get their values from `seed` and the parameters' names."""
+        """`nets` may be on the meta device; they get values from `seed` and the parameters' names."""
         self.seed = seed
         self.objective, self.nets, self.optims, self.parallel = objective, nets, optims, parallel
         self.device, self.rank, self.world = dist.device(), dist.rank(), dist.world()
         self.trained = list(dict.fromkeys(phase.net for phase in objective.phases))
 
-    # ---- one update --------------------------------------------------------------------------------------------
+    # ---- one update ----------------------------------------------------------------------------------------
 
     def place(self, group: list[Batch]) -> list[Batch]:
         """`group` on this rank's device."""
@@ -74,7 +74,7 @@ class Backend:
             group["lr"] = self.optims[phase.net].lr * factor
 
     def prepare(self, group: list[Batch], key: int) -> list[Batch]:
-        """The objective's work before the updates, in their precision: here no engine enters autocast by itself."""
+        """The objective's work before the updates, in their precision: no engine enters autocast here."""
         with Backend.autocast(self):
             return self.objective.prepare(group, self.nets, self.total, key)
 
@@ -111,7 +111,7 @@ class Backend:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    # ---- what the two backends do differently ------------------------------------------------------------------
+    # ---- what the two backends do differently --------------------------------------------------------------
 
     def optimizer(self, net: str) -> torch.optim.Optimizer:
         raise NotImplementedError
@@ -132,7 +132,7 @@ class Backend:
         raise NotImplementedError
 
     def allocate(self, net: str, steps: int) -> None:
-        """Create the optimiser's state as if `steps` steps had been taken, ready to be filled through `pieces`."""
+        """Create the optimiser's state as after `steps` steps, ready to be filled through `pieces`."""
         raise NotImplementedError
 
     def steps_taken(self, net: str) -> int:

@@ -1,4 +1,4 @@
-"""Evaluation in the loop: the objective's own sums over held-out rows, exact over ranks, without holding logits."""
+"""Evaluation in the loop: the objective's own sums over held-out rows, exact over ranks; no logits held."""
 
 import contextlib
 from pathlib import Path
@@ -10,7 +10,7 @@ from llmkit.objectives.phase import Objective, add
 
 
 class Evaluator:
-    """Runs each phase on fixed held-out micro-batches, split over the ranks, with averaged weights where a net has them."""
+    """Runs each phase on fixed held-out micro-batches, over the ranks; averaged weights if there are."""
 
     def __init__(
         self, objective: Objective, backend: Backend, batches: list, every: int, steps: int, samples: Path

@@ -1,4 +1,4 @@
-"""Non-finite steps are never applied; this counts them, says so, and gives up when there are too many in a row."""
+"""Non-finite steps are never applied; this counts them, and gives up on too many in a row."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What this machine can do, and what a recipe's `auto` therefore becomes. Every step down is said in one line."""
+"""What this machine can do, and what a recipe's `auto` becomes. Every step down is said in one line."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ from llmkit.log import say
 def settle(parallel: Parallel, device: torch.device) -> Parallel:
     """`parallel` with every `auto` decided for `device` and this launch; sets the number of CPU threads.
 
-    Raises ConfigError if the recipe and the launcher name different ZeRO stages, or what is asked for is not there.
+    ConfigError if the recipe and the launcher name different ZeRO stages, or what is asked for is not there.
     """
     threads = parallel.threads or default_threads()
     torch.set_num_threads(threads)
@@ -57,7 +57,7 @@ def _backend(asked: str) -> str:
         asked = launched
     elif launched not in ("ddp", asked):
         raise ConfigError(
-            f"parallel.backend: the recipe says {asked}, the launcher's config says {launched}; make them agree"
+            f"parallel.backend: the recipe says {asked}, the launcher's config says {launched}; change one"
         )
     if asked == "ddp":
         return asked

@@ -1,4 +1,4 @@
-"""What a run measures while it trains: sums stay on the device and are read, all at once, when a line is due."""
+"""What a run measures while it trains: sums stay on the device, and are read when a line is due."""
 
 import resource
 import sys
@@ -13,7 +13,7 @@ from llmkit.objectives.phase import Batch, Numbers, Objective, add
 
 
 class Meter:
-    """Loss and figures per phase, gradient norm, learning rate, tokens/s or images/s, MFU, memory, time left."""
+    """Loss and figures per phase, gradient norm, rate, tokens/s or images/s, MFU, memory, time left."""
 
     def __init__(self, objective: Objective, backend, steps: int, log_every: int, flops: float | None):
         """`flops` of one token, forward and backward; None if unknown."""
@@ -47,7 +47,7 @@ class Meter:
             self._since = self._started
 
     def feed(self, group: list[Batch]) -> list[Batch]:
-        """Count the rows' positions and the useful ones among them (not padding); images, where that is what rows are."""
+        """Count the rows' positions, and the useful ones among them (not padding); or images."""
         for batch in group:
             if "image" in batch:
                 self._positions = add([self._positions, {"images": batch["valid"].sum()}])
@@ -108,7 +108,7 @@ class Meter:
         self._uncounted = 0
 
     def state(self) -> dict[str, float]:
-        """What the checkpoint keeps: useful tokens (as of the last `count`) and seconds of training so far."""
+        """What the checkpoint keeps: useful tokens (as of the last `count`), and seconds of training."""
         return {"tokens": self.tokens, "seconds": self.seconds + self._elapsed()}
 
     def restore(self, state: dict[str, float]) -> None:

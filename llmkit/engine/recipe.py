@@ -76,7 +76,7 @@ class Optim(Section):
 
 
 class Parallel(Section):
-    """Where and how the numbers are computed; changing it does not change what is computed, beyond rounding."""
+    """Where and how the numbers are computed; beyond rounding, it does not change what is computed."""
 
     backend: Literal["auto", "ddp", "zero1", "zero2", "zero3"] = Field(
         "auto", description="auto: the launcher's, else ddp"

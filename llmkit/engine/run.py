@@ -3,6 +3,7 @@
 start ranks ─► settle the machine ─► open data ─► build nets ─► backend ─► resume or start from `init` ─► loop
 """
 
+import functools
 import json
 import logging
 from pathlib import Path
@@ -31,8 +32,8 @@ from llmkit.models.heads import build
 def train(recipe: TrainRecipe, device: str = "auto", fresh: bool = False, met=lambda: None) -> dict[str, Any]:
     """Train `recipe` to its end, from wherever its run directory stands -> the run's manifest.
 
-    Every rank calls this; `met()` is called once they have met, and may refuse. Raises LlmkitError subclasses;
-    Stopped once a requested stop has published a checkpoint.
+    Every rank calls this; `met()` is called once they have met, and may refuse. Raises LlmkitErrors, Stopped
+    once a requested stop has published a checkpoint.
     """
     grouped = recipe.parallel.backend.startswith("zero")
     dist.start(device, recipe.parallel.timeout_s, group=grouped)
@@ -104,16 +105,16 @@ class _Run:
             if begun == 0:
                 if counts := getattr(self.train_set, "counts", None):
                     say("data: " + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items()))
-                say(f"{recipe.objective.name}: {describe(backend)}; {steps} steps of {recipe.batch.rows} rows on "
-                    f"{dist.world()} x {dist.device().type}, {self.settled.backend}, {self.settled.precision}")  # fmt: skip
+                where = f"{dist.world()} x {dist.device().type}"
+                how = f"{self.settled.backend}, {self.settled.precision}"
+                size_ = f"{describe(backend)}; {steps} steps of {recipe.batch.rows} rows"
+                say(f"{recipe.objective.name}: {size_} on {where}, {how}")
                 if objective.batch_statistics:
                     say(
-                        "this loss depends on which rows share a micro-batch: equal results in equal layouts only"
+                        "this loss depends on which rows share a micro-batch: equal layouts give equal results"
                     )
-            loop.train(
-                steps, lambda step: factor(recipe.schedule, step, steps), objective, backend, data, evaluator, saver,
-                meter, guard, stop, begun,
-            )  # fmt: skip
+            rate = functools.partial(factor, recipe.schedule, steps=steps)
+            loop.train(steps, rate, objective, backend, data, evaluator, saver, meter, guard, stop, begun)
             return self._finish(saver, meter)
         finally:
             stop.close()
@@ -187,7 +188,7 @@ class _Run:
 
 
 def _resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
-    """The recipe with what only the data can tell: the vocabulary's or the images' size, the steps of a token budget."""
+    """The recipe with what only the data can tell: size of vocabulary or images, steps of a token budget."""
     model, run = recipe.model, recipe.run
     open_ = [key for key in DATA_TELLS if getattr(model, key, 0) is None and hasattr(dataset, key)]
     model = model.model_copy(update={key: getattr(dataset, key) for key in open_})

@@ -1,4 +1,4 @@
-"""What a run keeps: when to save, what goes into a checkpoint beside the tensors, and where a run starts from.
+"""What a run keeps: when to save, what a checkpoint holds beside tensors, and where a run starts from.
 
 step_00000123/  rank_*.safetensors + index.json   every trained net, its optimiser's moments, EMA, buffers
                 state.json                        step, optimiser step counts, objective state, figures so far
@@ -46,7 +46,7 @@ class Saver:
         """The newest checkpoint that this run has saved or started from."""
         return self._newest
 
-    # ---- starting ----------------------------------------------------------------------------------------------
+    # ---- starting ------------------------------------------------------------------------------------------
 
     def resume(self) -> int:
         """Restore the newest whole checkpoint -> the number of steps it has taken; 0 if there is none."""
@@ -70,10 +70,10 @@ class Saver:
         say(f"continuing from step {step} ({self._newest})")
         return step
 
-    # ---- saving ------------------------------------------------------------------------------------------------
+    # ---- saving --------------------------------------------------------------------------------------------
 
     def save(self, done: int, figures: dict[str, float], last: bool) -> None:
-        """Publish a checkpoint after `done` steps if one is due: periodic, best so far, or the last of this process."""
+        """Publish a checkpoint after `done` steps if one is due: periodic, best so far, or the last."""
         self.figures |= figures
         better = self._is_best(done, figures)
         due = self.run.save_every and done % self.run.save_every == 0

@@ -46,7 +46,7 @@ class Start:
             )
 
     def fill(self, backend: Backend, only_frozen: bool) -> None:
-        """Put the weights into every net, or only into the nets that are not trained (a resumed run has the others)."""
+        """Put the weights into every net, or only into those not trained (a resumed run has the others)."""
         for name, net in backend.nets.items():
             if name not in backend.trained:
                 views = ((n, p.shape, 0, {"param": p.detach().view(-1)}) for n, p in net.named_parameters())
@@ -56,7 +56,7 @@ class Start:
                 backend.refresh(name)
 
     def _renamed(self, pieces) -> Iterator[tuple[str, torch.Size, int, dict[str, torch.Tensor]]]:
-        """`pieces` under the names they have in the checkpoint; a head that it cannot have keeps its fresh values."""
+        """`pieces` under their names in the checkpoint; a head that it cannot have keeps its fresh values."""
         stored = {name.partition("/")[2] for name in self.reader.names(self.net)}
         for name, shape, start, views in pieces:
             found = next(

@@ -28,7 +28,7 @@ class Stop:
         return "another rank was asked to" if dist.sums({"stop": bool(self.asked)})["stop"] else None
 
     def close(self) -> None:
-        """Listen no more; but a process that was asked to end is ending, and another SIGTERM must not cut it short."""
+        """Listen no more; but a process that ends on request must not be cut short by another SIGTERM."""
         for number, handler in self._before.items():
             if not self.asked or number == signal.SIGINT:
                 signal.signal(number, handler)

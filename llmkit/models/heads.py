@@ -46,7 +46,7 @@ class ScoreNet(nn.Module):
 
 
 def build(settings, head: str = "lm") -> nn.Module:
-    """The net that `settings` describe, ending in `head`; of a model that consists of several, the one called so."""
+    """The net that `settings` describe, ending in `head`; of a model of several, the one called so."""
     Model = registry.find("model", settings.name)
     if several := parts(settings):
         return several[head](settings)
@@ -54,7 +54,7 @@ def build(settings, head: str = "lm") -> nn.Module:
 
 
 def parts(settings) -> dict[str, type]:
-    """The nets that a model consists of (a generator and a discriminator), the one that makes things first."""
+    """The nets of a model (a generator and a discriminator), the one that makes things first."""
     return getattr(registry.find("model", settings.name), "parts", {})
 
 

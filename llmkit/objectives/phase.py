@@ -19,7 +19,7 @@ from torch import nn
 from llmkit.config import Section
 
 Batch = dict[str, Any]
-"""Tensors by name, rows first. A batch with no rows still carries one row of padding, so every rank runs it."""
+"""Tensors by name, rows first. A batch without rows carries one row of padding, so every rank runs it."""
 
 Numbers = dict[str, Any]
 """Sums by name: Python numbers, or 0-d tensors on the batch's device (read only when something is logged)."""
@@ -27,25 +27,25 @@ Numbers = dict[str, Any]
 
 @dataclass(frozen=True)
 class Phase:
-    """One kind of update: the network it trains (all others are frozen), how often, how many steps a visit."""
+    """One kind of update: the network it trains (the others are frozen), how often, how many steps."""
 
     name: str
     net: str
     every: int = 1
     updates: int = 1
     double_backward: bool = False
-    """The loss differentiates through a gradient (WGAN-GP, R1, path length): ZeRO-3 cannot run it and refuses."""
+    """The loss differentiates through a gradient (WGAN-GP, R1, path length): ZeRO-3 refuses it."""
 
 
 class Objective:
-    """Base of all objectives. A subclass states `Settings`, `phases`, `build`, `count` and `loss`; the rest is optional."""
+    """Base of all objectives. A subclass states Settings, phases, count and loss; the rest is optional."""
 
     Settings: ClassVar[type[Section]]
     phases: tuple[Phase, ...]
     draws: int = 1
     """How many independent sets of rows the loader hands out per step (a GAN with 5 critic updates: 6)."""
     batch_statistics: bool = False
-    """True if the loss depends on which rows share a micro-batch (BatchNorm): no parity across layouts is claimed."""
+    """The loss depends on which rows share a micro-batch (BatchNorm): no parity across layouts."""
     metric: ClassVar[str] = "loss"
     """The headline metric, lower is better unless `metric_mode` says max."""
     metric_mode: ClassVar[str] = "min"
@@ -55,7 +55,7 @@ class Objective:
         self.state: dict[str, float] = {}
 
     def build(self, make) -> dict[str, nn.Module]:
-        """The networks by name. `make(head="lm" | "score" | "value", **changes)` builds the recipe's model."""
+        """The networks by name. `make(head="lm" | "score" | "value", **changes)` builds the model."""
         return {phase.net: make() for phase in self.phases}
 
     def count(self, phase: Phase, batch: Batch) -> Numbers:
@@ -63,11 +63,11 @@ class Objective:
         raise NotImplementedError
 
     def loss(self, phase: Phase, nets: dict[str, nn.Module], batch: Batch, total: Numbers):
-        """-> (share of the global loss as a scalar, sums seen). `nets` are raw modules; gradients go to `phase.net`."""
+        """-> (share of the global loss, a scalar; sums seen). `nets` are raw; gradients go to `phase.net`."""
         raise NotImplementedError
 
     def prepare(self, group: list[Batch], nets: dict[str, nn.Module], total, key: int) -> list[Batch]:
-        """Work without gradients before the updates of a step. `total({name: number})` sums over ranks; `key` seeds draws."""
+        """Work without gradients before a step's updates. `total` sums {name: number} over ranks."""
         return group
 
     def rows(self, phase: Phase, update: int, group: list[Batch]) -> list[Batch]:
@@ -75,7 +75,7 @@ class Objective:
         return group
 
     def after(self, phase: Phase, seen: Numbers, applied: bool) -> None:
-        """Controllers. `seen` is summed over micro-batches and ranks; overriding this costs one all-reduce an update."""
+        """Controllers. `seen` is summed over micro-batches and ranks; this costs an all-reduce an update."""
 
     def show(self, nets: dict[str, nn.Module]) -> dict[str, bytes]:
         """Files by name, made at every evaluation and kept in the run's samples/: a grid of images, say."""
@@ -87,9 +87,9 @@ class Objective:
 
 
 class PhaseModule(nn.Module):
-    """A network whose forward is the loss of a phase, so that DDP, ZeRO, autocast and compile see one call, one scalar.
+    """A network whose forward is a phase's loss: DDP, ZeRO, autocast and compile see one call, one scalar.
 
-    Only the phase's own net is registered; the objective and the other nets are held outside nn.Module's books.
+    Only the phase's own net is registered; the objective and other nets are held outside nn.Module's books.
     """
 
     def __init__(self, net: nn.Module, objective: Objective, nets: dict[str, nn.Module]):
@@ -104,7 +104,7 @@ class PhaseModule(nn.Module):
 
 @contextlib.contextmanager
 def frozen(*nets: nn.Module):
-    """No gradients for `nets` inside. It has to span the backward too: activation checkpointing recomputes there."""
+    """No gradients for `nets` inside. Span the backward too: activation checkpointing recomputes there."""
     was = [(p, p.requires_grad) for net in nets for p in net.parameters()]
     try:
         for p, _ in was:
@@ -125,7 +125,7 @@ def add(dicts) -> Numbers:
 
 
 def keyed(*parts) -> torch.Generator:
-    """A CPU generator that is a function of `parts` alone: (run seed, purpose, step, update, sample id, ...)."""
+    """A CPU generator that is a function of `parts` alone: run seed, purpose, step, update, sample id."""
     import hashlib
 
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
