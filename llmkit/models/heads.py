@@ -38,7 +38,9 @@ class ScoreNet(nn.Module):
 
     def scores(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """The score of the text up to each position: (B, T) fp32."""
-        return F.linear(self.hidden(tokens, segments), self.score.weight)[..., 0].float()
+        hidden = self.hidden(tokens, segments).float()
+        with torch.autocast(hidden.device.type, enabled=False):  # in bf16 the scores of two replies often tie
+            return F.linear(hidden, self.score.weight.float())[..., 0]
 
     def compile(self, mode: str = "default") -> None:
         """Compile the trunk's part of training."""
