@@ -61,3 +61,12 @@ def fingerprint(folder: Path) -> str:
     facts = read(folder)
     own = (facts.get("result") or {}).get("fingerprint") or facts.get("fingerprint")
     return own or digest([facts.get("config_hash"), facts.get("inputs")])
+
+
+def state(path: Path) -> str:
+    """The fingerprint of a stage's directory; of anything else, of the names, sizes and times of the files in it."""
+    path = Path(path).expanduser()
+    if (path / NAME).exists():
+        return fingerprint(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return digest([(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists()])

@@ -24,7 +24,7 @@ def perform(
         "verb": verb,
         "config": config,
         "config_hash": manifest.digest(config),
-        "inputs": {label: manifest.fingerprint(Path(folder)) for label, folder in inputs.items() if folder},
+        "inputs": {label: manifest.state(Path(folder)) for label, folder in inputs.items() if folder},
         "input_paths": {label: str(folder) for label, folder in inputs.items() if folder},
     }
     if (out / manifest.NAME).exists() and not fresh:

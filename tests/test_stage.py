@@ -54,3 +54,13 @@ def test_a_changed_input_is_refused(tmp_path):
     manifest.write(source, fingerprint="two")
     with pytest.raises(ConfigError, match="inputs.data"):
         stage.perform("v", Settings(), tmp_path / "out", {"data": source}, make)
+
+
+def test_a_changed_file_of_the_users_is_noticed(tmp_path):
+    source = tmp_path / "mine"
+    source.mkdir()
+    (source / "a.txt").write_text("one")
+    stage.perform("v", Settings(), tmp_path / "out", {"mine": source}, make)
+    (source / "b.txt").write_text("two")
+    with pytest.raises(ConfigError, match=r"inputs\.mine"):
+        stage.perform("v", Settings(), tmp_path / "out", {"mine": source}, make)

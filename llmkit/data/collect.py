@@ -49,6 +49,11 @@ class Collect(Section):
         None, description="stop a source after this many bytes of text are kept", gt=0
     )
 
+    def inputs(self) -> dict[str, str]:
+        """The user's own files and folders: when they change, what was collected from them is out of date."""
+        read = {label: getattr(source.settings, "path", None) for label, source in _sources(self).items()}
+        return {label: path for label, path in read.items() if path}
+
 
 def work(settings: Collect, out: Path) -> dict[str, Any]:
     """Collect into the directory `out`; returns fingerprint, counts, by_source, licences.

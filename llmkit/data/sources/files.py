@@ -46,7 +46,7 @@ class Files:
         self.settings = settings
         self.kind = settings.kind
         self.licence = settings.licence
-        self.origin = str(Path(settings.path).expanduser().resolve())
+        self.origin = f"files of the user's: {Path(settings.path).expanduser().resolve().name}"
         self.size = "as it is"
 
     def records(self) -> Iterator[dict[str, Any]]:
