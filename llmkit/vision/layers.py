@@ -29,7 +29,7 @@ def one_hot(label: Tensor | None, classes: int, rows: int, device) -> Tensor:
 
 
 def groups(channels: int) -> int:
-    """Groups of a GroupNorm: a power of two up to 8, so that each has at least 4 channels if there are as many.
+    """Groups of a GroupNorm: a power of two up to 8, each of at least 4 channels if there are as many.
 
     A group of one channel would take away what the bias before it adds.
     """

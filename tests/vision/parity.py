@@ -46,6 +46,7 @@ PROBLEMS = {
     "iwae": problem(
         "vae", "vae", bound="iwae", particles=3, changes={"net": "mlp", "likelihood": "logistic"}
     ),
+    "pixel": problem("pixel", "pixel", ema=0.9, changes={"net": "gated", "likelihood": "mixture"}),
     "gan": problem("gan", "gan", ema=0.9),
     "wgan": problem("gan", "gan", loss="wasserstein", critic_updates=2, clamp=0.1),
     "wgan_gp": problem("gan", "gan", loss="wasserstein", gradient_penalty=10, critic_updates=5, ema=0.9),

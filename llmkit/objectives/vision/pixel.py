@@ -1,0 +1,51 @@
+"""Maximum likelihood of images, pixel by pixel: loss = -log p(x), exact, in nats, mean over images."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from llmkit.config import Section
+from llmkit.objectives.phase import Objective, Phase
+from llmkit.registry import register
+from llmkit.vision import gallery, likelihood, noise
+
+SHOWN = 16
+"""Images in a grid: each pixel takes a forward."""
+
+
+@register("objective", "pixel")
+class PixelObjective(Objective):
+    """Trains `model`, which has `nll(x, label)`."""
+
+    class Settings(Section):
+        name: Literal["pixel"] = "pixel"
+        binarise: likelihood.Binarise = Field("none", description="what is done to grey levels beforehand")
+
+    phases = (Phase("train", "model"),)
+
+    def count(self, phase, batch):
+        return {"images": batch["valid"].sum()}
+
+    def loss(self, phase, nets, batch, total):
+        image, valid = batch["image"], batch["valid"]
+        x = 2 * likelihood.target("bernoulli", image, batch["key"], self.settings.binarise) - 1
+        nll = nets["model"].nll(x, batch["label"])
+        seen = {
+            "loss": (nll * valid).sum().detach(),
+            "images": valid.sum(),
+            "dims": valid.sum() * image[0].numel(),
+        }
+        return (nll * valid).sum() / total["images"], seen
+
+    def metrics(self, phase, seen):
+        """Nats per image, and bits per value of it."""
+        bits = likelihood.bits_per_dim(seen["loss"] / seen["dims"], 1)
+        return {"loss": seen["loss"] / seen["images"], "bits_per_dim": bits}
+
+    def show(self, nets):
+        """Samples, class by class if the model knows classes."""
+        net = nets["model"]
+        device = next(net.parameters()).device
+        label = torch.arange(SHOWN, device=device) % (net.settings.classes or 1)
+        return {"samples.png": gallery.sheet(net.sample(noise.keys(0, SHOWN, device), label), 4)}

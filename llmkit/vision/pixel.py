@@ -1,0 +1,222 @@
+"""Autoregressive models of images: every pixel from those above it and to its left, in reading order.
+
+    pixelcnn   masked convolutions, residual (van den Oord et al. 2016a); has a blind spot to the upper right
+    gated      a vertical and a horizontal stack with gates (van den Oord et al. 2016b): no blind spot
+    snail      gated convolutions and attention to all pixels before (Chen et al. 2018)
+
+A mask is a window here: what a masked kernel may not see is not in the kernel. Letters: B images, D width, C
+channels, Y X size, M numbers for each pixel.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from llmkit.config import Section
+from llmkit.errors import ConfigError
+from llmkit.models.blocks import attend
+from llmkit.registry import register
+from llmkit.vision import mixture, noise
+from llmkit.vision.layers import fill
+
+
+@register("model", "pixel")
+class Pixel(nn.Module):
+    """The distribution of each pixel given the ones before it, and the class if conditional."""
+
+    class Settings(Section):
+        name: Literal["pixel"] = "pixel"
+        net: Literal["pixelcnn", "gated", "snail"] = Field("gated", description="kind of blocks")
+        width: int = Field(32, gt=0, description="channels")
+        layers: int = Field(5, gt=0, description="blocks")
+        likelihood: Literal["bernoulli", "mixture"] = Field(
+            "bernoulli", description="binarised grey pixels, or 256 levels by logistic mixtures"
+        )
+        components: int = Field(10, gt=0, description="of the mixture")
+        conditional: bool = Field(False, description="tell every block the class")
+        size: int | None = Field(None, gt=0, description="height and width; default: the data's")
+        channels: int | None = Field(None, gt=0, description="1 or 3; default: the data's")
+        classes: int | None = Field(None, ge=0, description="number of classes; default: the data's")
+        quick_values: ClassVar[dict[str, Any]] = {"width": 8, "layers": 2}
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        self.settings = s = settings
+        if s.likelihood == "bernoulli" and s.channels != 1:
+            raise ConfigError(
+                "model.likelihood: bernoulli is for grey images; use mixture, or data.channels=1"
+            )
+        if s.conditional and not s.classes:
+            raise ConfigError("model.conditional: the images have no classes; set it to false")
+        inputs = s.channels + 1  # one channel of ones tells the border from black
+        self.above = Window(inputs, s.width, (3, 7), (3, 3, 3, 0))
+        self.left = Window(inputs, s.width, (1, 3), (3, 0, 0, 0))
+        block = {"pixelcnn": ResidualBlock, "gated": GatedBlock, "snail": SnailBlock}[s.net]
+        told = (inputs,) if s.net == "snail" else ()
+        self.blocks = nn.ModuleList(block(s.width, *told) for _ in range(s.layers))
+        classes = range(s.layers if s.conditional else 0)
+        self.embeds = nn.ModuleList(nn.Embedding(s.classes, s.width) for _ in classes)
+        one = s.likelihood == "bernoulli"
+        self.last = nn.Conv2d(s.width, 1 if one else mixture.numbers(s.channels, s.components), 1)
+
+    def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
+        """Fill one parameter, by fan in."""
+        fill(name, p, generator)
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """x (B, C, Y, X) in [-1, 1] -> (B, M, Y, X), of which [:, :, y, x] depends on earlier pixels alone.
+
+        A crop of the uppermost rows gives the uppermost rows of the result.
+        """
+        x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+        above = self.above(x)
+        h = above + self.left(x)
+        v = previous(x) if self.settings.net == "snail" else above
+        for i, block in enumerate(self.blocks):
+            if self.embeds:
+                h = h + self.embeds[i](label)[:, :, None, None]
+            v, h = block(v, h)
+        return self.last(F.elu(h))
+
+    def nll(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """-log p(x): x (B, C, Y, X) in [-1, 1] -> (B,) nats."""
+        out = self(x, label)
+        if self.settings.likelihood == "bernoulli":
+            return mixture.binary_nll(out, (x > 0).float())
+        return mixture.nll(out, x, self.settings.components)
+
+    @torch.no_grad()
+    def sample(self, key: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """Draw images pixel by pixel: (B,) keys -> (B, C, Y, X) in [0, 1].
+
+        `truncation` below 1 sharpens every pixel's distribution: a temperature of logits and scales.
+        """
+        s = self.settings
+        x = torch.zeros(len(key), s.channels, s.size, s.size, device=key.device)
+        u = noise.uniform(key, "pixels", (s.size, s.size, s.components + s.channels))
+        for row in range(s.size):
+            for column in range(s.size):
+                out = self(x[:, :, : row + 1], label)[:, :, row, column].float()
+                x[:, :, row, column] = self._drawn(out, u[:, row, column], max(truncation, 1e-3))
+        return (x + 1) / 2
+
+    def _drawn(self, out: Tensor, u: Tensor, temperature: float) -> Tensor:
+        s = self.settings
+        if s.likelihood == "bernoulli":
+            return 2 * (u[:, :1] < (out / temperature).sigmoid()).float() - 1
+        k, scales = s.components, slice(s.components * (1 + s.channels), s.components * (1 + 2 * s.channels))
+        out = out.clone()
+        out[:, :k] /= temperature
+        out[:, scales] += torch.tensor(temperature).log()
+        return mixture.draw(out, u, s.channels, k)
+
+
+class Window(nn.Module):
+    """A convolution whose kernel lies above or to the left of the pixel that it is for.
+
+    `pad` (left, right, top, bottom) says where: the result is cut to the input's size, from the upper left.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], pad: tuple[int, int, int, int]):
+        super().__init__()
+        self.conv, self.pad = nn.Conv2d(inputs, outputs, kernel), pad
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D', Y, X) -> (B, D, Y, X)"""
+        return self.conv(F.pad(x, self.pad))[:, :, : x.shape[2], : x.shape[3]]
+
+
+class Masked(nn.Module):
+    """A 3 x 3 convolution over the pixels before this one and, as it is of features, this one (mask B)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.above = Window(inputs, outputs, (1, 3), (1, 1, 1, 0))
+        self.left = Window(inputs, outputs, (1, 2), (1, 0, 0, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.above(x) + self.left(x)
+
+
+def previous(x: Tensor) -> Tensor:
+    """The pixel before each in reading order, 0 for the first: (B, C, Y, X) -> the same."""
+    return F.pad(x.flatten(2), (1, 0))[:, :, :-1].view_as(x)
+
+
+def gate(x: Tensor) -> Tensor:
+    """(B, 2D, Y, X) -> (B, D, Y, X): tanh of one half, let through by the other."""
+    a, b = x.chunk(2, 1)
+    return a.tanh() * b.sigmoid()
+
+
+class ResidualBlock(nn.Module):
+    """1 x 1, masked 3 x 3, 1 x 1 at half the width (2016a, figure 5)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        half = max(1, width // 2)
+        self.squeeze, self.conv = nn.Conv2d(width, half, 1), Masked(half, half)
+        self.widen = nn.Conv2d(half, width, 1)
+
+    def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """`v` is handed on: there is one stack."""
+        return v, h + self.widen(F.relu(self.conv(F.relu(self.squeeze(F.relu(h))))))
+
+
+class GatedBlock(nn.Module):
+    """The vertical stack sees all rows above; the horizontal one is told of it (2016b, figure 2)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.down = Window(width, 2 * width, (2, 3), (1, 1, 1, 0))
+        self.across = Window(width, 2 * width, (1, 2), (1, 0, 0, 0))
+        self.tell, self.out = nn.Conv2d(2 * width, 2 * width, 1), nn.Conv2d(width, width, 1)
+
+    def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D, Y, X) of both stacks -> the same."""
+        below = self.down(v)
+        return gate(below), h + self.out(gate(self.across(h) + self.tell(below)))
+
+
+class SnailBlock(nn.Module):
+    """Two gated residual convolutions, then attention to every earlier pixel (2018, figure 2).
+
+    A feature knows of pixels before its own, so it may attend to itself; beside features stand the previous
+    pixels, without which the end of the row above would go unseen.
+    """
+
+    HEAD = 16
+
+    def __init__(self, width: int, inputs: int):
+        super().__init__()
+        self.convs = nn.ModuleList(Masked(width, width) for _ in range(2))
+        self.gates = nn.ModuleList(nn.Conv2d(width, 2 * width, 1) for _ in range(2))
+        heads, told = max(1, width // (2 * self.HEAD)), width + inputs + 2
+        self.query, self.key, self.value = (nn.Conv2d(told, heads * self.HEAD, 1) for _ in range(3))
+        self.out = nn.Conv2d(heads * self.HEAD, width, 1)
+
+    def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """`v` (B, C', Y, X) are the previous pixels, which are handed on."""
+        for conv, gates in zip(self.convs, self.gates):
+            a, b = gates(F.elu(conv(F.elu(h)))).chunk(2, 1)
+            h = h + a * b.sigmoid()
+        placed = torch.cat([F.elu(h), v, self._places(h)], 1)
+        q, k, v_ = (self._heads(conv(placed)) for conv in (self.query, self.key, self.value))
+        seen = (
+            attend(q, k, v_, None).transpose(2, 3).flatten(1, 2)
+        )  # features at t know pixels before t alone
+        return v, h + self.out(seen.unflatten(2, h.shape[2:]))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, H * K, Y, X) -> (B, H, Y * X, K)"""
+        return x.flatten(2).unflatten(1, (-1, self.HEAD)).transpose(2, 3)
+
+    def _places(self, h: Tensor) -> Tensor:
+        """Row and column of each pixel over the width, so that a crop of rows changes none."""
+        B, _, Y, X = h.shape
+        rows = torch.arange(Y, device=h.device, dtype=h.dtype)[:, None] / X - 0.5
+        columns = torch.arange(X, device=h.device, dtype=h.dtype)[None] / X - 0.5
+        return torch.stack([rows.expand(Y, X), columns.expand(Y, X)])[None].expand(B, -1, -1, -1)
