@@ -3,7 +3,8 @@
 A kind draws (question, answer, a wrong answer of the same kind) from a generator keyed by (seed, kind); the
 wording is one of several paraphrases. A split by the prompt's hash holds out *prompts*, not the facts behind
 them: "What is the opposite of hot?" may be held out while "Name the opposite of hot." is trained on; lists
-and many numbers are new. A wrong answer is as often longer as shorter than the right one.
+and many numbers are new. A wrong answer answers
+the same kind of question or, if `off_topic`, another; it is as often longer as shorter than the right one.
 """
 
 import random
@@ -208,6 +209,9 @@ class Tasks:
         prompts: int = Field(
             500, gt=0, description="distinct prompts of each kind of task, if it has so many"
         )
+        off_topic: float = Field(
+            0.5, ge=0, le=1, description="pairs: share of wrong answers that answer another kind of question"
+        )
         seed: int = Field(1, ge=0, description="seeds the draws")
 
     licence = "CC0-1.0"
@@ -231,10 +235,13 @@ class Tasks:
 
     def _distinct(self, kind: str, draw) -> Iterator[tuple[str, str, str]]:
         """At most `prompts` draws with different questions, out of four times as many."""
-        rng = random.Random(f"{self.settings.seed}/{kind}")
+        rng, easy = (random.Random(f"{self.settings.seed}/{kind}/{use}") for use in ("draws", "off topic"))
+        others = [other for other in KINDS if other != kind]
         seen = set()
         for _ in range(4 * self.settings.prompts):
             question, answer, wrong = draw(rng)
             if question not in seen and len(seen) < self.settings.prompts:
                 seen.add(question)
-                yield question, answer, wrong
+                _, elsewhere, _ = KINDS[easy.choice(others)](easy)
+                off_topic = easy.random() < self.settings.off_topic and elsewhere != answer
+                yield question, answer, elsewhere if off_topic else wrong
