@@ -84,8 +84,9 @@ def stage_verb(group: typer.Typer, name: str, stage: str, help_: str):
 
         words = overrides or []
         if "=" in recipe:  # no recipe: the settings say it all
-            recipe, words = {}, [recipe, *words]
-        verbs.perform(stage, recipe, assignments(words), options)
+            verbs.perform(stage, {}, assignments([recipe, *words]), options)
+        else:
+            verbs.perform(stage, recipe, assignments(words), options)
 
     group.registered_commands[-1].callback.__doc__ = help_
 

@@ -9,6 +9,7 @@ A section that names a component (`objective: {name: dpo, ...}`) is validated by
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
@@ -150,7 +151,7 @@ def read(name: str, folder: str = "recipes") -> dict:
     return tree
 
 
-def override(tree: dict, assignments: list[str] | dict[str, Any]) -> dict:
+def override(tree: dict, assignments: Sequence[str] | dict[str, Any]) -> dict:
     """`tree` with `a.b=value` written into it; values are YAML, so they are typed."""
     if not isinstance(assignments, dict):
         pairs = {}
@@ -180,7 +181,7 @@ S = TypeVar("S", bound=Section)
 
 
 def resolve(
-    model: type[S], tree: dict, assignments: list[str] | dict[str, Any] = (), quick: bool = False
+    model: type[S], tree: dict, assignments: Sequence[str] | dict[str, Any] = (), quick: bool = False
 ) -> S:
     """`tree` as a `model`: quick values first, then overrides (which win), then strict validation.
 

@@ -34,9 +34,11 @@ def start(device: str = "auto", timeout_s: float = 600, group: bool = False) -> 
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if (asked > 1 or group) and not torch_dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if _device.type == "cuda" else "gloo"
-        alone = {} if asked > 1 else {"store": torch_dist.HashStore(), "rank": 0, "world_size": 1}
+        alone: dict[str, Any] = {"store": torch_dist.HashStore(), "rank": 0, "world_size": 1}
         try:
-            torch_dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **alone)
+            torch_dist.init_process_group(
+                backend, timeout=timedelta(seconds=timeout_s), **({} if asked > 1 else alone)
+            )
         except (RuntimeError, ValueError) as error:
             raise RankError(
                 f"ranks: cannot meet the other {asked - 1}: {str(error).splitlines()[0]}"

@@ -64,7 +64,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def state(path: Path) -> str:
-    """The fingerprint of a stage's directory; of anything else, of the names, sizes and times of the files in it."""
+    """The fingerprint of a stage's directory; of anything else, of its files' names, sizes and times."""
     path = Path(path).expanduser()
     if (path / NAME).exists():
         return fingerprint(path)

@@ -20,7 +20,7 @@ def perform(
     ConfigError with a two-column difference if `out` was made by other settings (`--fresh` moves it aside).
     """
     config = settings.model_dump(mode="json")
-    facts = {
+    facts: dict[str, Any] = {
         "verb": verb,
         "config": config,
         "config_hash": manifest.digest(config),
@@ -29,7 +29,8 @@ def perform(
     }
     if (out / manifest.NAME).exists() and not fresh:
         old = manifest.read(out)
-        changed = differences(*({"config": f["config"], "inputs": f["inputs"]} for f in (old, facts)))
+        then, now = ({key: f[key] for key in ("config", "inputs")} for f in (old, facts))
+        changed = differences(then, now)
         if not changed:
             say(f"{verb}: {out} is done already")
             return old

@@ -96,7 +96,8 @@ def plain_config(path: Path, fields: dict[str, type | tuple[type, ...]]) -> dict
     _refuse_code_keys(tree, str(path))
     out = {key: tree[key] for key in fields if tree.get(key) is not None}
     for key, value in out.items():
-        kinds = fields[key] if isinstance(fields[key], tuple) else (fields[key],)
+        asked: Any = fields[key]
+        kinds = asked if isinstance(asked, tuple) else (asked,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise TrustError(
                 f"{path}: {key} is {value!r:.80}; it has to be {' or '.join(k.__name__ for k in kinds)}"

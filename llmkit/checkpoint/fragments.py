@@ -16,7 +16,7 @@ import math
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -80,7 +80,8 @@ def write(folder: Path, rank: int, pieces: Iterable[tuple], step: int = 0) -> st
         key=lambda entry: -_stored(entry[4]).itemsize
     )  # wide numbers first, so all of them lie aligned
     shapes = {entry[0]: list(entry[1]) for entry in entries}
-    header, end = {"__metadata__": {"shapes": json.dumps(shapes)}}, 0
+    header: dict[str, Any] = {"__metadata__": {"shapes": json.dumps(shapes)}}
+    end = 0
     for tensor, _, start, kind, view in entries:
         begin, end = end, end + view.numel() * _stored(view).itemsize
         row = {"dtype": _NAMES[_stored(view)], "shape": [view.numel()], "data_offsets": [begin, end]}
@@ -217,7 +218,7 @@ class Reader:
         """The tensors of `net`, each as `net/name`."""
         return [name for name in self._tensors if name.partition("/")[0] == net]
 
-    def _misfits(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
+    def _misfits(self, shapes: dict[str, tuple[int, ...]]) -> dict[tuple[str, str], str]:
         problems = {}
         for name, shape in shapes.items():
             problems.update(self._misfit(name, shape, "param", "F32"))

@@ -16,7 +16,7 @@ import numpy as np
 from llmkit.errors import DataError
 
 MAGIC = b"MMIDIDX\x00\x00"
-TYPES = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
+TYPES: dict[int, np.dtype] = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
 HEADER = struct.Struct("<9sQBQQ")
 
 

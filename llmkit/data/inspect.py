@@ -34,7 +34,7 @@ def show(folder: Path) -> None:
 
 def _records(folder: Path) -> list[tuple[str, str]]:
     facts = manifest.read(folder) if (folder / manifest.NAME).exists() else {}
-    lines = [
+    lines: list[tuple[str, str]] = [
         (key, json.dumps(facts[key], ensure_ascii=False)) for key in ("counts", "licences") if key in facts
     ]
     for name in ("train", "heldout", "rejected"):

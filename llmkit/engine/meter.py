@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from typing import Any
 
 import torch
 
@@ -111,7 +112,7 @@ class Meter:
         """What the checkpoint keeps: useful tokens (as of the last `count`), and seconds of training."""
         return {"tokens": self.tokens, "seconds": self.seconds + self._elapsed()}
 
-    def restore(self, state: dict[str, float]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         self.tokens, self.seconds = state["tokens"], state["seconds"]
 
     def _elapsed(self) -> float:

@@ -1,8 +1,8 @@
 """AdamW with a tail, and which parameters decay.
 
-What a GAN or an averaged model does to weights after a step (clamp, moving average) is elementwise, so it belongs to
-the optimiser: there it runs on whatever flat shard a backend hands over, only on steps that are applied, and its
-state is saved with the moments.
+What a GAN or an averaged model does to weights after a step (clamp, moving average) is elementwise, so it
+belongs to the optimiser: there it runs on whatever flat shard a backend hands over, only on steps that are
+applied, and its state is saved with the moments.
 """
 
 import torch

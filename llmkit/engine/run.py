@@ -110,9 +110,7 @@ class _Run:
                 size_ = f"{describe(backend)}; {steps} steps of {recipe.batch.rows} rows"
                 say(f"{recipe.objective.name}: {size_} on {where}, {how}")
                 if objective.batch_statistics:
-                    say(
-                        "this loss depends on which rows share a micro-batch: equal layouts give equal results"
-                    )
+                    say("this loss depends on which rows share a micro-batch: equal layouts, equal results")
             rate = functools.partial(factor, recipe.schedule, steps=steps)
             loop.train(steps, rate, objective, backend, data, evaluator, saver, meter, guard, stop, begun)
             return self._finish(saver, meter)

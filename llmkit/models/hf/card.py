@@ -96,7 +96,7 @@ def parent(init: str | None) -> dict[str, Any] | None:
 def front_matter(opened: Opened) -> str:
     """The YAML that the Hub reads. A licence is stated if all sources have the same one."""
     licences = {str(facts.get("licence")) for facts in (opened.lineage.get("sources") or {}).values()}
-    agreed = len(licences) == 1 and re.fullmatch(r"[A-Za-z]+[\w.+-]*", *licences)
+    agreed = len(licences) == 1 and re.fullmatch(r"[A-Za-z]+[\w.+-]*", next(iter(licences)))
     task = "text-generation" if opened.head == "lm" else "text-classification"
     facts = {
         "library_name": "transformers",
