@@ -95,7 +95,7 @@ class Ddp(Backend):
         """Let go of DDP's reducers while the process group lives.
 
         One that holds the last reference to it joins gloo's thread with the GIL held, and that thread may be
-        waiting for the GIL: seen in 1 of 10 exits by an exception, its traceback held the reducer (torch 2.13).
+        waiting for the GIL: seen in 1 of 10 exits by an exception (torch 2.13).
         """
         for engine in self.engines.values():
             if isinstance(engine, DistributedDataParallel):
