@@ -1,4 +1,4 @@
-"""The command line: what it lists, how fast it answers, and that every mistake is one line and the right code."""
+"""The command line: what it lists, how fast it answers, and that a mistake is one line and the right code."""
 
 import subprocess
 import sys
@@ -27,9 +27,10 @@ def test_help_answers_in_half_a_second():
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from llmkit.cli import main; main(['--help']); print(sorted({'torch','numpy','transformers'} & set(sys.modules)))"
+    code = "import sys; from llmkit.cli import main; main(['--help']); print(HEAVY & set(sys.modules) or 'light')"
+    code = code.replace("HEAVY", "{'torch', 'numpy', 'transformers'}")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip().endswith("[]")
+    assert done.stdout.strip().endswith("light")
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_the_export_carries_a_card_with_sources_and_licences(quickstart):
 def test_your_own_three_files_become_a_model(tmp_path):
     source = tmp_path / "texts"
     source.mkdir()
-    words = ["the", "ship", "sailed", "over", "a", "calm", "grey", "sea", "and", "the", "crew", "sang", "of", "home"]
+    words = ["the", "ship", "sailed", "over", "a", "calm", "grey", "sea", "and", "its", "crew", "sang"]
     for i in range(3):
         lines = [" ".join(words[(i * 7 + j * j + k) % len(words)] for k in range(9)) for j in range(200)]
         (source / f"{i}.txt").write_text(".\n\n".join(lines), encoding="utf-8")
@@ -102,8 +102,8 @@ import llmkit
 text = {str(tmp_path)!r}
 import pathlib; pathlib.Path(text, "a.txt").write_text("all work and no play makes a dull boy " * 3000)
 llmkit.run("pipeline/own_text", {{"data.source": text + "/a.txt"}}, out=text + "/own", quick=True)
-facts = llmkit.train({{"run": {{"steps": 5}}, "model": {{"name": "decoder"}}, "objective": {{"name": "confident"}},
-    "data": {{"name": "tokens", "shards": text + "/own/shards"}}}}, out=text + "/mine", quick=True,
+facts = llmkit.train({{"run": {{"steps": 5}}, "model": {{"name": "decoder"}},
+    "objective": {{"name": "confident"}}, "data": {{"name": "tokens", "shards": text + "/own/shards"}}}}, out=text + "/mine", quick=True,
     plugins=[{str(root / "docs/examples/confident.py")!r}])
 print(facts["result"]["heldout/loss"])
 """
