@@ -6,7 +6,9 @@
 
 Matching shapes and names prove nothing: a permuted rotary half or a lost norm weight passes both. So the
 measure is the logits, in fp32, on real text. Two correct implementations differ by less than 5e-5 (the bound
-of OLMo-core's tests against transformers); a missing rotary permutation is far above it.
+of OLMo-core's tests against transformers); a missing rotary permutation is far above it. The ways in which
+transformers computes attention differ by more in nets with large logits (5.6e-5 in SmolLM2-135M, whose logits
+reach 36), so agreement with one of them is asked for, and both figures are published.
 """
 
 import json
@@ -87,8 +89,8 @@ def build(original: Original, heldout: str | None) -> tuple[dict, dict]:
 def pick_rows(original: Original, heldout: str | None, rows: int = 4, length: int = 256):
     """-> tokens (N, T), right-padded, and lengths (N,): text from different places, or random ids.
 
-    With a tokenizer the rows have several lengths, so that the pad id is proved too. A score head is also given
-    whole conversations: their last token is where a wrong pad id would show.
+    With a tokenizer the rows have several lengths, so that the pad id is proved too. A score head is given
+    whole conversations as well: their last token is where a wrong pad id would show.
     """
     tokenizer, vocab = original.tokenizer, original.net.settings.vocab_size
     length = min(length, original.net.settings.context, max(16, MAX_LOGITS // vocab))
@@ -231,7 +233,8 @@ def measure(folder: Path, case: dict, tensors: dict) -> dict:
 def verdict(case: dict, found: dict) -> dict:
     """The figures that are published with an export; ExportRefused, worst first, if there is any fault."""
     figures = {
-        "max_abs_logit_diff": found["max_abs_logit_diff"],
+        "max_abs_logit_diff": next(iter(found["logit_diffs"].values())),
+        "logit_diffs": found["logit_diffs"],
         "tolerance": TOLERANCE,
         "greedy_mismatches": sum(map(replies_differ, case["replies"], found["greedy"])),
         "greedy_tokens": sum(len(reply["ids"]) for reply in case["replies"]),
@@ -265,8 +268,8 @@ def differing(case: dict, found: dict) -> list[str]:
 def model_faults(case: dict, found: dict, figures: dict) -> list[str]:
     """What is wrong with the exported weights and config, worst first."""
     faults = []
-    if not found["max_abs_logit_diff"] <= TOLERANCE:  # NaN is a fault too
-        amount, where = found["max_abs_logit_diff"], first_departure(found["layers"])
+    if not any(amount <= TOLERANCE for amount in found["logit_diffs"].values()):  # NaN is a fault too
+        amount, where = figures["max_abs_logit_diff"], first_departure(found["layers"])
         faults.append(f"logits differ by {amount:.2g} (at most {TOLERANCE:.0e}), first {where}")
     for kind, names in found["loading"].items():
         faults.append(f"transformers reports {kind.replace('_', ' ')}: {', '.join(names[:3])}")

@@ -68,6 +68,16 @@ def departures(model, tokens, expected: dict) -> list:
     return found
 
 
+def logit_diffs(model, tensors: dict) -> dict[str, float]:
+    """The largest difference with each way in which transformers computes attention, its default first."""
+    found = {model.config._attn_implementation: logit_diff(model, tensors)}
+    default = next(iter(found))
+    model.set_attn_implementation("eager")
+    found["eager"] = logit_diff(model, tensors)
+    model.set_attn_implementation(default)
+    return found
+
+
 @torch.no_grad()
 def logit_diff(model, case: dict) -> float:
     """Largest absolute difference of logits, or of pooled scores, over the held-out rows; NaN stays NaN.
@@ -122,7 +132,7 @@ def examine(folder: Path, case: dict, tensors: dict) -> dict:
         "loading": complaints,
         "dialects": dialects(folder, model),
         "tied": outputs is not None and inputs.weight.data_ptr() == outputs.weight.data_ptr(),
-        "max_abs_logit_diff": logit_diff(model, tensors),
+        "logit_diffs": logit_diffs(model, tensors),
         "layers": departures(model, tensors["probe"], trace),
         "greedy": greedy(model, case["prompts"], case["new_tokens"]) if case["head"] == "lm" else [],
     }
