@@ -103,7 +103,8 @@ text = {str(tmp_path)!r}
 import pathlib; pathlib.Path(text, "a.txt").write_text("all work and no play makes a dull boy " * 3000)
 llmkit.run("pipeline/own_text", {{"data.source": text + "/a.txt"}}, out=text + "/own", quick=True)
 facts = llmkit.train({{"run": {{"steps": 5}}, "model": {{"name": "decoder"}},
-    "objective": {{"name": "confident"}}, "data": {{"name": "tokens", "shards": text + "/own/shards"}}}}, out=text + "/mine", quick=True,
+    "objective": {{"name": "confident"}}, "data": {{"name": "tokens", "shards": text + "/own/shards"}}}},
+    out=text + "/mine", quick=True,
     plugins=[{str(root / "docs/examples/confident.py")!r}])
 print(facts["result"]["heldout/loss"])
 """
