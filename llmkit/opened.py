@@ -42,9 +42,9 @@ class Opened:
     @property
     def head(self) -> str:
         """What it ends in: "lm" for a language model, "score" for a reward or value model, "image" for a maker
-        of images, else "none".
+        of images, "features" for a recogniser, else "none".
         """
-        methods = {"logits": "lm", "scores": "score", "sample": "image"}
+        methods = {"logits": "lm", "scores": "score", "sample": "image", "features": "features"}
         return next((head for method, head in methods.items() if hasattr(self.net, method)), "none")
 
 
@@ -91,7 +91,7 @@ def open_model(
     """The net and tokenizer of any CKPT, on `device`, in `dtype`.
 
     Where a run kept a moving average of its weights, that is what is read. `head` is what the caller needs,
-    "lm", "score" or "image"; CheckpointError if the checkpoint ends in another.
+    "lm", "score", "image" or "features"; CheckpointError if the checkpoint ends in another.
     """
     path = resolve(ckpt)
     opened = _checkpoint(path, head) if (path / "index.json").is_file() else _hub(path)
@@ -100,6 +100,7 @@ def open_model(
             "lm": "language model",
             "score": "reward model",
             "image": "model of images",
+            "features": "recogniser",
             "none": "net of no use here",
         }
         raise CheckpointError(
