@@ -79,6 +79,22 @@ def offences(root: Path) -> list[str]:
     return found
 
 
+def foreign_code(root: Path) -> list[str]:
+    """Calls that would run a foreign file's code or unpack it anywhere, which ruff cannot see."""
+    found = []
+    for file in modules(root).values():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            here = f"{file.relative_to(root.parent)}:{node.lineno}"
+            if getattr(node.func, "attr", "") in ("extractall", "unpack_archive"):
+                found.append(f"{here}: {node.func.attr}; read the members that are needed instead")
+            for word in node.keywords:
+                if word.arg == "trust_remote_code" and getattr(word.value, "value", None) is not False:
+                    found.append(f"{here}: trust_remote_code; foreign code is not run")
+    return found
+
+
 def cycle(root: Path) -> list[str]:
     """Modules that import each other when they are loaded, in order; empty if there is no such ring."""
     known = modules(root)
@@ -112,6 +128,20 @@ def cycle(root: Path) -> list[str]:
 def test_no_layer_imports_what_it_may_not():
     found = offences(PACKAGE)
     assert not found, "\n" + "\n".join(found)
+
+
+def test_no_foreign_code_is_run():
+    assert not foreign_code(PACKAGE)
+
+
+@pytest.mark.parametrize(
+    "call", ["zip.extractall(here)", "AutoModel.from_pretrained(x, trust_remote_code=True)"]
+)
+def test_running_foreign_code_is_named_with_its_line(tmp_path, call):
+    (tmp_path / "llmkit").mkdir()
+    (tmp_path / "llmkit" / "a.py").write_text(f"import x\n{call}\n")
+    (offence,) = foreign_code(tmp_path / "llmkit")
+    assert offence.startswith("llmkit/a.py:2: ")
 
 
 def test_no_modules_import_each_other_in_a_ring():
