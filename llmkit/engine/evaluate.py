@@ -30,8 +30,9 @@ class Evaluator:
         with contextlib.ExitStack() as stack:
             for net in self.backend.trained:
                 stack.enter_context(self.backend.averaged(net))
-            self._show(done)
-            return self._figures()
+            figures = self._figures()
+            self._show(done)  # after the figures: an objective may show what it has just seen
+            return figures
 
     def _figures(self) -> dict[str, float]:
         figures: dict[str, float] = {}

@@ -39,3 +39,8 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 def sheet(images: Tensor, columns: int = 8) -> bytes:
     """A grid as PNG, small images enlarged so that about 64 pixels show each."""
     return png(grid(images, columns), max(1, 64 // images.shape[-1]))
+
+
+def pairs(images: Tensor, others: Tensor) -> Tensor:
+    """(N, C, Y, X) twice -> (2N, C, Y, X): each image, then what was made of it."""
+    return torch.stack([images, others], 1).flatten(0, 1)

@@ -31,7 +31,8 @@ def problem(
     """A registered objective on a registered model of 8 x 8 images."""
     cls = registry.find("objective", objective)
     shape = {**MODELS[model], **SHAPE, **dict(changes)}
-    found = registry.find("model", shape["name"]).Settings.model_validate(shape)
+    known = registry.find("model", shape["name"]).Settings
+    found = known.model_validate({key: value for key, value in shape.items() if key in known.model_fields})
 
     def make(head="lm"):
         with torch.device("meta"):
@@ -46,6 +47,7 @@ PROBLEMS = {
     "iwae": problem(
         "vae", "vae", bound="iwae", particles=3, changes={"net": "mlp", "likelihood": "logistic"}
     ),
+    "vq": problem("vq", "vq"),
     "pixel": problem("pixel", "pixel", ema=0.9, changes={"net": "gated", "likelihood": "mixture"}),
     "gan": problem("gan", "gan", ema=0.9),
     "wgan": problem("gan", "gan", loss="wasserstein", critic_updates=2, clamp=0.1),

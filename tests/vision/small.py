@@ -16,6 +16,7 @@ MODELS = {
     "vae": {"name": "vae", "net": "conv", "width": 4, "layers": 2, "latent_dim": 3},
     "gan": {"name": "gan", "width": 4, "layers": 2, "latent_dim": 5, "conditional": True},
     "dcgan": {"name": "gan", "width": 4, "layers": 2, "latent_dim": 5, "norm": "batch"},
+    "vq": {"name": "vq", "width": 4, "layers": 1, "blocks": 1, "codes": 8, "code_dim": 2},
     "pixel": {"name": "pixel", "net": "snail", "width": 8, "layers": 1, "conditional": True},
     "sngan": {"name": "gan", "net": "resnet", "width": 4, "layers": 2, "latent_dim": 5, "spectral": True},
 }
@@ -23,6 +24,7 @@ OBJECTIVES = {
     "vae": {"name": "vae", "binarise": "dynamic", "anneal_steps": 4},
     "gan": {"name": "gan", "loss": "wasserstein", "gradient_penalty": 10, "critic_updates": 2},
     "dcgan": {"name": "gan", "r1": 0.1, "r1_every": 2},
+    "vq": {"name": "vq"},
     "pixel": {"name": "pixel", "binarise": "dynamic"},
     "sngan": {"name": "gan", "loss": "hinge"},
 }

@@ -6,7 +6,7 @@ from llmkit.vision import noise
 from tests import ranks
 from tests.vision import small
 
-KINDS = ["vae", "pixel", "gan", "dcgan", "sngan"]
+KINDS = ["vae", "vq", "pixel", "gan", "dcgan", "sngan"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def straight(data, tmp_path_factory) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "phase"), [("vae", 0), ("pixel", 0), ("gan", 1), ("dcgan", 1), ("dcgan", 2), ("sngan", 1)]
+    ("kind", "phase"), [("vae", 0), ("vq", 0), ("pixel", 0), ("gan", 1), ("dcgan", 1), ("dcgan", 2), ("sngan", 1)]
 )
 def test_a_run_killed_between_two_phases_goes_on_bit_for_bit(kind, phase, data, straight, tmp_path):
     out = str(tmp_path / "killed")

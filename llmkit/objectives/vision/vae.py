@@ -43,6 +43,8 @@ class VaeObjective(Objective):
         )
 
     phases = (Phase("train", "model"),)
+    watched: Tensor | None = None
+    """The first held-out images of the last evaluation and their reconstructions, one after the other."""
 
     def prepare(self, group, nets, total, key):
         """Adds `step`, of which annealing is a function."""
@@ -68,10 +70,12 @@ class VaeObjective(Objective):
             training = reconstruction + self.penalty(kl, batch.get("step", 0))
             seen["reconstruction"] = (reconstruction * valid).sum().detach()
         seen["loss"] = (bound * valid).sum().detach()
+        if not torch.is_grad_enabled() and self.watched is None:
+            again = likelihood.mean(kind, net.decode(mean[:SHOWN], label[:SHOWN]))
+            self.watched = gallery.pairs(batch["image"][:SHOWN].float() / 255, again)
         if s.eval_particles and not torch.is_grad_enabled():
             weights = self.log_weights(net, x, label, mean, log_var, batch["key"], s.eval_particles)
             seen["nll"] = -(log_mean(weights) * valid).sum()
-            self.watched = x[:16], likelihood.mean(kind, net.decode(mean[:16], label[:16]))
         return (training * valid).sum() / total["images"], seen
 
     def penalty(self, kl: Tensor, step: int) -> Tensor:
@@ -101,11 +105,15 @@ class VaeObjective(Objective):
         return {name: seen[name] / seen["images"] for name in names if name in seen}
 
     def show(self, nets):
-        """Samples, class by class if the model knows classes, and latent interpolations."""
+        """Samples, by class if the model knows any, and held-out images beside their reconstructions."""
         net = nets["model"]
         device = next(net.parameters()).device
         label = torch.arange(SHOWN, device=device) % (net.settings.classes or 1)
-        return {"samples.png": gallery.sheet(net.sample(noise.keys(0, SHOWN, device), label))}
+        files = {"samples.png": gallery.sheet(net.sample(noise.keys(0, SHOWN, device), label))}
+        if self.watched is not None:
+            files["reconstructions.png"] = gallery.sheet(self.watched)
+            self.watched = None
+        return files
 
 
 def draw(mean: Tensor, log_var: Tensor, key: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,67 @@
+"""Vector quantisation (van den Oord et al. 2017, eq. 3): -log p(x|e) + |sg(z) - e|^2 + beta |z - sg(e)|^2.
+
+Sums over values, positions and dimensions, mean over images. The second term alone moves the codebook: a code
+that nothing chooses stays where it is, which `used` tells.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from llmkit.config import Section
+from llmkit.objectives.phase import Objective, Phase
+from llmkit.registry import register
+from llmkit.vision import gallery, likelihood
+
+SHOWN = 64
+"""Images in a grid."""
+
+
+@register("objective", "vq")
+class VqObjective(Objective):
+    """Trains `model`, a vq."""
+
+    class Settings(Section):
+        name: Literal["vq"] = "vq"
+        commitment: float = Field(0.25, ge=0, description="beta: how strongly the encoder keeps to its codes")
+
+    phases = (Phase("train", "model"),)
+    watched: Tensor | None = None
+    """The first held-out images of the last evaluation and their reconstructions, one after the other."""
+
+    def count(self, phase, batch):
+        return {"images": batch["valid"].sum()}
+
+    def loss(self, phase, nets, batch, total):
+        net, valid = nets["model"], batch["valid"]
+        kind = net.settings.likelihood
+        z = net.encode(batch["image"].float() / 255)
+        chosen = net.nearest(z)
+        code = net.codebook[chosen]
+        out = net.decode(z + (code - z).detach())
+        target = likelihood.target(kind, batch["image"], batch["key"])
+        reconstruction = likelihood.nll(kind, out, target, net.settings.sigma)
+        gap = lambda a, b: (a - b).square().flatten(1).sum(1)  # noqa: E731
+        distance = gap(z.detach(), code)
+        each = reconstruction + distance + self.settings.commitment * gap(z, code.detach())
+        seen = {"loss": each, "reconstruction": reconstruction, "distance": distance}
+        sums = {name: (value * valid).sum().detach() for name, value in seen.items()}
+        if not torch.is_grad_enabled():
+            sums["used"] = chosen.unique().numel() / net.settings.codes * valid.sum()
+            if self.watched is None:
+                again = likelihood.mean(kind, out[:SHOWN])
+                self.watched = gallery.pairs(batch["image"][:SHOWN].float() / 255, again)
+        return (each * valid).sum() / total["images"], {"images": valid.sum(), **sums}
+
+    def metrics(self, phase, seen):
+        """Nats per image; `used` is the share of the codebook that the images of a micro-batch choose."""
+        names = ("loss", "reconstruction", "distance", "used")
+        return {name: seen[name] / seen["images"] for name in names if name in seen}
+
+    def show(self, nets):
+        """Held-out images beside their reconstructions."""
+        files = {} if self.watched is None else {"reconstructions.png": gallery.sheet(self.watched)}
+        self.watched = None
+        return files

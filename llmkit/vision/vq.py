@@ -1,0 +1,96 @@
+"""A vector-quantised autoencoder (van den Oord et al. 2017): an image as a small grid of codes.
+
+    x ─► encoder ─► z (B, D, Y', X') ─► nearest of K codes ─► decoder ─► the likelihood's numbers
+
+The gradient of the decoder passes the choice of the code straight through to the encoder.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from llmkit.config import Section
+from llmkit.errors import ConfigError
+from llmkit.registry import register
+from llmkit.vision import likelihood
+from llmkit.vision.layers import fill
+from llmkit.vision.likelihood import Likelihood
+
+
+@register("model", "vq")
+class Vq(nn.Module):
+    """Encoder, codebook, decoder."""
+
+    class Settings(Section):
+        name: Literal["vq"] = "vq"
+        codes: int = Field(128, gt=1, description="entries of the codebook")
+        code_dim: int = Field(16, gt=0, description="dimensions of a code")
+        width: int = Field(64, gt=0, description="channels")
+        layers: int = Field(2, gt=0, description="stages, each halves the size")
+        blocks: int = Field(2, ge=0, description="residual blocks at the smallest size, on either side")
+        likelihood: Likelihood = Field("gaussian", description="of a value, given the decoder's output")
+        sigma: float = Field(1.0, gt=0, description="standard deviation of the gaussian, on [0, 1]")
+        size: int | None = Field(None, gt=0, description="height and width; default: the data's")
+        channels: int | None = Field(None, gt=0, description="1 or 3; default: the data's")
+        quick_values: ClassVar[dict[str, Any]] = {"width": 8, "codes": 16, "code_dim": 4}
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        self.settings = s = settings
+        if s.size % 2**s.layers:
+            raise ConfigError(
+                f"model.layers: {s.size} cannot be halved {s.layers} times; set data.size or layers"
+            )
+        maps = [s.channels, *[s.width] * s.layers]
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(maps, maps[1:]))
+        self.inner = nn.ModuleList(Residual(s.width) for _ in range(s.blocks))
+        self.to_code = nn.Conv2d(s.width, s.code_dim, 1)
+        self.codebook = nn.Parameter(torch.empty(s.codes, s.code_dim))
+        self.from_code = nn.Conv2d(s.code_dim, s.width, 3, 1, 1)
+        self.outer = nn.ModuleList(Residual(s.width) for _ in range(s.blocks))
+        numbers = likelihood.NUMBERS[s.likelihood] * s.channels
+        maps = [*[s.width] * s.layers, numbers]
+        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in zip(maps, maps[1:]))
+
+    def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
+        """Fill one parameter; codes start on the scale of what the encoder puts out."""
+        rectified = p.ndim == 4 and not name.startswith(("to_code", "up"))
+        fill(name, p, generator, (2 / p[0].numel()) ** 0.5 if rectified else None)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x (B, C, Y, X) in [0, 1] -> (B, Y', X', D) fp32, not yet quantised."""
+        x = 2 * x - 1
+        for conv in self.down:
+            x = F.relu(conv(x))
+        for block in self.inner:
+            x = block(x)
+        return self.to_code(x).permute(0, 2, 3, 1).float()
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """z (B, Y', X', D) -> (B, Y', X') int64, which code is nearest."""
+        flat = z.detach().flatten(0, 2)
+        distance = self.codebook.square().sum(1) - 2 * flat @ self.codebook.T
+        return distance.argmin(1).view(z.shape[:3])
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Code vectors (B, Y', X', D) -> (B, K, C, Y, X), the likelihood's numbers."""
+        x = self.from_code(code.permute(0, 3, 1, 2))
+        for block in self.outer:
+            x = block(x)
+        for conv in self.up:
+            x = conv(F.relu(x))
+        return x.unflatten(1, (-1, self.settings.channels))
+
+
+class Residual(nn.Module):
+    """ReLU, 3 x 3, ReLU, 1 x 1."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv, self.mix = nn.Conv2d(width, width, 3, 1, 1), nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(F.relu(self.conv(F.relu(x))))
