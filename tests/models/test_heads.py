@@ -14,9 +14,12 @@ def test_a_score_is_the_product_of_the_row_and_the_hidden_state():
     torch.testing.assert_close(scores, (net.hidden(tokens) * net.score.weight[0]).sum(-1))
 
 
-def test_every_reply_starts_with_the_score_zero():
+def test_scores_start_near_one_and_teach_the_trunk_from_the_first_step():
     net = initialise(random_net("value"), seed=1)
-    assert net.scores(torch.tensor([[1, 2, 3]])).abs().max() == 0
+    scores = net.scores(torch.arange(12).view(4, 3))
+    assert 0.3 < scores.std() < 3
+    (scores[:, 2] - scores[:, 1]).sum().backward()
+    assert net.trunk.embed_tokens.weight.grad.abs().max() > 1e-3
 
 
 def test_the_trunk_keeps_its_names_and_loses_its_output_matrix():

@@ -3,8 +3,8 @@
 A kind draws (question, answer, a wrong answer of the same kind) from a generator keyed by (seed, kind); the
 wording is one of several paraphrases. A split by the prompt's hash holds out *prompts*, not the facts behind
 them: "What is the opposite of hot?" may be held out while "Name the opposite of hot." is trained on; lists
-and many numbers are new. A wrong answer answers
-the same kind of question or, if `off_topic`, another; it is as often longer as shorter than the right one.
+and many numbers are new. A wrong answer is right for another question of the kind or, for a share of the
+pairs, of another kind; on the whole it is as often longer as shorter than the right one.
 """
 
 import random
@@ -223,25 +223,26 @@ class Tasks:
         self.kind = settings.kind
 
     def records(self) -> Iterator[dict[str, Any]]:
-        for kind, draw in KINDS.items():
-            for number, (question, answer, wrong) in enumerate(self._distinct(kind, draw)):
-                record = {"id": f"{kind}-{number}", "source": f"tasks/{kind}"}
-                prompt = [{"role": "user", "content": question}]
-                if self.kind == "pairs":
-                    yield {**record, "prompt": prompt, "chosen": answer, "rejected": wrong}
-                else:
-                    reply = {"role": "assistant", "content": answer}
-                    yield {**record, "messages": [*prompt, reply], "answer": answer}
+        tasks = [(kind, *task) for kind, draw in KINDS.items() for task in self._distinct(kind, draw)]
+        rng = random.Random(f"{self.settings.seed}/off topic")
+        for number, (kind, question, answer, wrong) in enumerate(tasks):
+            record = {"id": f"{kind}-{number}", "source": f"tasks/{kind}"}
+            prompt = [{"role": "user", "content": question}]
+            if self.kind == "conversations":
+                reply = {"role": "assistant", "content": answer}
+                yield {**record, "messages": [*prompt, reply], "answer": answer}
+                continue
+            if rng.random() < self.settings.off_topic:
+                drawn = rng.choices(tasks, k=16)
+                wrong = next((task[2] for task in drawn if task[0] != kind and task[2] != answer), wrong)
+            yield {**record, "prompt": prompt, "chosen": answer, "rejected": wrong}
 
     def _distinct(self, kind: str, draw) -> Iterator[tuple[str, str, str]]:
         """At most `prompts` draws with different questions, out of four times as many."""
-        rng, easy = (random.Random(f"{self.settings.seed}/{kind}/{use}") for use in ("draws", "off topic"))
-        others = [other for other in KINDS if other != kind]
+        rng = random.Random(f"{self.settings.seed}/{kind}")
         seen = set()
         for _ in range(4 * self.settings.prompts):
             question, answer, wrong = draw(rng)
             if question not in seen and len(seen) < self.settings.prompts:
                 seen.add(question)
-                _, elsewhere, _ = KINDS[easy.choice(others)](easy)
-                off_topic = easy.random() < self.settings.off_topic and elsewhere != answer
-                yield question, answer, elsewhere if off_topic else wrong
+                yield question, answer, wrong
