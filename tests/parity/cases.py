@@ -109,7 +109,7 @@ def difference(engine, sink, expected: plain.Result) -> dict[str, float]:
             for name, start, g in sink.first[net]
         )
         out["gradients"] = max(out["gradients"], math.sqrt(off) / norm)
-        pairs = zip(sink.norms[net], expected.norms[net], strict=True)
+        pairs = zip(sink.norms[net], expected.norms[net])
         out["norms"] = max(out["norms"], *(abs(a - b) / b for a, b in pairs))
     state = engine.objective.state
     out["state"] = max((abs(state[key] - expected.state[key]) for key in state), default=0.0)
@@ -145,17 +145,19 @@ def matrix(world: int, backends: list[str]) -> dict[str, dict[str, float] | str]
                 for planted in (False, True) if accumulation == 1 else (False,):
                     key = f"{name}-{backend}-x{accumulation}" + ("-planted" if planted else "")
                     objective = doubled(problem) if planted else problem.objective()
-                    out[key] = _case(problem, backend, accumulation, objective, expected)
+                    steps = 1 if planted else STEPS
+                    out[key] = _case(problem, backend, accumulation, steps, objective, expected)
     dist.stop()
     return out
 
 
-def _case(problem, backend, accumulation, objective, expected):
+def _case(problem, backend, accumulation, steps, objective, expected):
     try:
-        engine, sink = train(problem, backend, accumulation, objective=objective)
+        engine, sink = train(problem, backend, accumulation, steps, objective)
     except Exception as error:  # the test wants to know which case it was
         return f"{type(error).__name__}: {error}"
     try:
-        return difference(engine, sink, expected)
+        found = difference(engine, sink, expected)
+        return found if steps == STEPS else {key: found[key] for key in ("norms", "gradients")}
     finally:
         engine.close()

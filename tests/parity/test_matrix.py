@@ -34,9 +34,8 @@ def offences(world: int, case: str) -> list[str]:
         if isinstance(result, str):
             found.append(f"rank {rank}: {result}")
         else:
-            found += [
-                f"rank {rank}: {k} {result[k]:.1e}" for k, limit in LIMITS.items() if not result[k] <= limit
-            ]
+            off = {key: value for key, value in result.items() if not value <= LIMITS.get(key, value)}
+            found += [f"rank {rank}: {key} {value:.1e}" for key, value in off.items()]
     return found
 
 
