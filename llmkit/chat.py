@@ -90,13 +90,17 @@ def chat(
     *,
     temperature: float = 0.7,
     top_p: float = 0.95,
-    max_tokens: int = 256,
+    max_tokens: int | None = None,
     seed: int = 0,
     system: str | None = None,
     device: str = "auto",
 ) -> None:
-    """Converse with the language model in `ckpt` until /exit, end of input or ctrl-c."""
+    """Converse with the language model in `ckpt` until /exit, end of input or ctrl-c.
+
+    A reply has at most `max_tokens` tokens; default: half of the context, 256 at most.
+    """
     opened = open_model(ckpt, head="lm", device=dist.start(device))
+    max_tokens = max_tokens or min(256, opened.net.settings.context // 2)
     max_tokens = checked(opened, max_tokens, temperature, top_p)
     template.stop_ids(opened.tokenizer)  # DataError here and now if there is no chat template
     talk = Conversation(opened, system, temperature, top_p, max_tokens, seed)

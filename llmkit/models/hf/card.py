@@ -142,12 +142,14 @@ def training(stages: list[dict[str, Any]]) -> str:
 
 
 def metrics(evaluation: dict) -> str:
-    """The headline of every task that was measured."""
+    """The headline of every task that was measured, with its 95 % interval where there is one."""
     rows = []
     for label, task in evaluation["tasks"].items():
-        value = task.get(task["headline"])
-        rows.append([label, task["headline"], f"{value:.4g}" if isinstance(value, float) else value])
-    return table(["task", "metric", "value"], rows)
+        value, interval = task.get(task["headline"]), task.get("ci95")
+        if isinstance(value, float):
+            between = f"{interval[0]:.4g} to {interval[1]:.4g}" if interval else None
+            rows.append([label, task["headline"], f"{value:.4g}", between])
+    return table(["task", "metric", "value", "95 % interval"], rows)
 
 
 def proof(figures: dict[str, Any]) -> str:
