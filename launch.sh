@@ -44,8 +44,10 @@ install() { run_logged "$python" -m pip install --disable-pip-version-check -c "
 
 # torch first and alone, so that the right build is there before anything asks for one.
 install_torch() {
-  local wanted index=${LLMKIT_TORCH_INDEX-}
+  local wanted there index=${LLMKIT_TORCH_INDEX-}
   wanted=$(grep '^torch==' "$here/requirements.lock")
+  there=$("$python" -m pip list --format=freeze 2>>"$log" | grep '^torch==' || true)
+  if [ "${there%%+*}" = "$wanted" ]; then say "2/3 $there is there"; return; fi
   if [ -z "${LLMKIT_TORCH_INDEX+set}" ] && [ "$(uname -s)" = Linux ] && ! has_gpu; then
     if ! "$python" -m pip install --dry-run --no-deps --quiet --report - "$wanted" 2>>"$log" | grep -q '+cpu'; then
       index=$cpu_index
@@ -86,17 +88,9 @@ setup() { # base | dev
   say "ready"
 }
 
-# In a Slurm allocation of several nodes, but not yet in one of its steps: one launcher per node.
-launcher() {
-  if [ "${SLURM_NNODES:-1}" -gt 1 ] && [ -z "${SLURM_STEP_ID:-}" ]; then
-    echo srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=300
-  fi
-}
-
 case "${1:-}" in
   test) setup dev; shift; cd "$here"; exec "$python" -m pytest "$@" ;;
   quickstart) setup base; shift; set -- run quickstart "$@" ;;
   *) setup base ;;
 esac
-# shellcheck disable=SC2046 # words on purpose
-exec $(launcher) "$python" -m llmkit "$@"
+exec "$python" -m llmkit "$@"

@@ -56,3 +56,11 @@ class Stopped(LlmkitError):
     """Not a failure: the run was asked to stop, and a checkpoint has been published."""
 
     code = 75
+
+
+def of_code(code: int, line: str) -> LlmkitError:
+    """The error of which another process said `line` and exited with `code`."""
+    kind = next((kind for kind in LlmkitError.__subclasses__() if kind.code == code), LlmkitError)
+    error = kind(line)
+    error.code = code
+    return error

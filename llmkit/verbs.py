@@ -4,7 +4,6 @@ perform("data.collect", "data/sotu", {"out": "runs/data"}, Options())  ->  the m
 """
 
 import importlib
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,8 @@ def train(recipe: str | dict, assignments: dict[str, Any], options: Options) -> 
 
     ranks = options.ranks or place.default_ranks(options.device)
     if supervise.needed(ranks):
-        return _supervised(settings, out, ranks, options)
+        supervise.train(config.dump(settings), options.argv(), ranks, out)
+        return manifest.read(out)
     from llmkit.cluster import preflight
     from llmkit.engine.run import train as run
 
@@ -98,16 +98,6 @@ def train(recipe: str | dict, assignments: dict[str, Any], options: Options) -> 
         preflight.check(manifest.digest(settings.model_dump(mode="json")))
 
     return run(settings, options.device, options.fresh, met)
-
-
-def _supervised(settings: Section, out: Path, ranks: int, options: Options) -> dict[str, Any]:
-    from llmkit.cluster import supervise
-
-    with tempfile.TemporaryDirectory(prefix="llmkit-") as folder:
-        recipe = Path(folder) / "recipe.yaml"
-        recipe.write_text(config.dump(settings), encoding="utf-8")
-        supervise.run(["train", str(recipe), f"out={out}", *options.argv()], ranks, out)
-    return manifest.read(out)
 
 
 def _settings(model: type[Section], recipe, assignments, options: Options, folder: str) -> tuple[Any, Path]:

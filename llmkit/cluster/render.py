@@ -18,15 +18,13 @@ from pathlib import Path
 import yaml
 
 from llmkit import config
-from llmkit.cluster import place
+from llmkit.cluster import allocation, place
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.errors import ConfigError
 from llmkit.log import say
 
 LEAD_S = 120
 """Seconds between the warning of a scheduler and its kill: a step, a checkpoint, and some room."""
-WAIT_S = 300
-"""Seconds that the other nodes have to end by themselves once one has: to save, or to see that it is gone."""
 PORT = 29_400
 """Where the nodes meet when nobody says otherwise; torchrun's own default."""
 
@@ -66,6 +64,7 @@ def slurm(job: Job) -> str:
         *job.options,
     ]
     header = "\n".join(f"#SBATCH {option}" for option in asked)
+    start = shlex.join(allocation.srun(job.python, ["-m", "llmkit", *job.words, "-n", str(job.ranks)]))
     return f"""#!/usr/bin/env bash
 {header}
 # One launcher per node; they meet on the first. `scancel --signal=TERM JOB` stops the run with a checkpoint
@@ -75,8 +74,7 @@ cd {shlex.quote(str(job.folder))}
 again=
 trap 'again=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 trap : TERM
-srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait={WAIT_S} \\
-  {shlex.quote(job.python)} {job.command} -n {job.ranks} &
+{start} &
 while true; do
   wait $!
   code=$?

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,9 +28,18 @@ import psutil
 import yaml
 
 from llmkit.checkpoint.runstate import read_exit, write_exit
+from llmkit.cluster import allocation
 from llmkit.cluster import place as places
 from llmkit.cluster.place import Place
-from llmkit.errors import ConfigError, LlmkitError, RankError
+from llmkit.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    LlmkitError,
+    RankError,
+    TrustError,
+    of_code,
+)
 from llmkit.log import EXIT_DIR, MARK
 
 MODULE = ("-m", "llmkit")
@@ -51,16 +61,42 @@ def inside() -> bool:
 
 def needed(ranks: int) -> bool:
     """Whether `ranks` on this node, and the nodes, call for a launcher, and none has started this process."""
-    return not inside() and (ranks > 1 or places.find().nodes > 1)
+    return not inside() and (ranks > 1 or places.find().nodes > 1 or allocation.here())
+
+
+def train(recipe: str, options: list[str], ranks: int, run_dir: Path) -> None:
+    """Train `recipe`, as YAML text, into `run_dir` on `ranks` ranks of this node and of every other.
+
+    The ranks read the recipe from `run_dir`, which all nodes see. Raises what they raised.
+    """
+    created = not run_dir.exists()
+    asked = run_dir / "logs" / "asked.yaml"
+    asked.parent.mkdir(parents=True, exist_ok=True)
+    partial = asked.with_name(f".asked.{socket.gethostname()}.{os.getpid()}")
+    partial.write_text(recipe, encoding="utf-8")
+    partial.replace(asked)  # whole at any time: other nodes write the same, and ranks read it
+    argv = ["train", str(asked), f"out={run_dir}", *options]
+    try:
+        if allocation.here():
+            allocation.run([*argv, "-n", str(ranks)], run_dir)
+        else:
+            run(argv, ranks, run_dir)
+    except (ConfigError, DataError, CheckpointError, TrustError):
+        if (
+            created and not (run_dir / "recipe.yaml").exists()
+        ):  # refused before it began: leave nothing behind
+            shutil.rmtree(run_dir / "logs", ignore_errors=True)
+            with contextlib.suppress(OSError):
+                run_dir.rmdir()
+        raise
 
 
 def run(argv: list[str], ranks: int, run_dir: Path, place: Place | None = None, program=MODULE) -> None:
-    """Run `llmkit *argv` on `ranks` ranks of this node to their end; every node of `place` calls this.
+    """Run `llmkit *argv` on `ranks` ranks of this node to the end; every node of `place` calls this.
 
     Raises the error that the ranks ended with, as they said it; RankError if one was lost.
     """
     place = place or places.find()
-    created = not run_dir.exists()
     log = run_dir / "logs" / f"launcher{f'_{place.rank}' if place.rank else ''}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     launch = _Launch(argv, ranks, place, log, program)
@@ -68,10 +104,8 @@ def run(argv: list[str], ranks: int, run_dir: Path, place: Place | None = None, 
     if launch.lost:
         (run_dir / "exit.json").unlink(missing_ok=True)
         write_exit(run_dir, launch.code, launch.line)
-    if created and not (run_dir / "recipe.yaml").exists():
-        _take_back(log)
     if launch.code:
-        raise _error(launch.code, launch.line)
+        raise of_code(launch.code, launch.line)
 
 
 class _Launch:
@@ -240,26 +274,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _error(code: int, line: str) -> LlmkitError:
-    """The error whose class stands for `code`."""
-    known = [kind for kind in LlmkitError.__subclasses__() if kind.code == code]
-    error = (known or [LlmkitError])[0](line)
-    error.code = code
-    return error
-
-
 def _die_with_parent() -> None:
     """Have the kernel send the launcher SIGTERM when the supervisor dies, so that the ranks save."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _take_back(log: Path) -> None:
-    """Remove a new run directory that holds only this log: the command was refused before the run began."""
-    log.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        log.parent.rmdir()
-        log.parent.parent.rmdir()
-
-
-__all__ = ["environment", "free_port", "inside", "launcher_config", "needed", "run"]
+__all__ = ["environment", "free_port", "inside", "launcher_config", "needed", "run", "train"]

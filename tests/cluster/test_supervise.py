@@ -187,14 +187,6 @@ def test_a_taken_rendezvous_port_is_a_clear_error(world):
             world(place=Place(nodes=2, rank=0, host="127.0.0.1", port=port))
 
 
-@pytest.mark.slow
-def test_a_refused_command_leaves_no_run_directory(world):
-    world.run_dir = world.run_dir / "new"
-    with pytest.raises(ConfigError, match="rank 1 says 2"):
-        supervise.run(["1=2"], 2, world.run_dir, program=(str(world.script),))
-    assert not world.run_dir.exists()
-
-
 def test_a_rank_knows_that_it_is_one(monkeypatch):
     assert supervise.needed(2)
     assert not supervise.needed(1)

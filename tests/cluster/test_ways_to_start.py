@@ -45,6 +45,16 @@ def test_a_recipe_and_a_launcher_that_name_different_stages_are_refused(small_re
     assert "the recipe says zero2, the launcher's config says zero3" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_command_that_is_refused_on_the_ranks_leaves_nothing_behind(small_recipe, tmp_path):
+    words = ["train", str(small_recipe), f"out={tmp_path / 'run'}", "data.shards=nowhere", "-n", "2"]
+    done = subprocess.run(
+        [*LLMKIT, *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert not (tmp_path / "run").exists()
+
+
 def slurm_nodes() -> int:
     """Idle nodes of a Slurm cluster that this machine can submit to."""
     if not shutil.which("sinfo"):
