@@ -48,7 +48,10 @@ def preference_loss(loss: str, delta, mean_delta, beta: float, smoothing: float 
 
 @register("objective", "dpo")
 class Dpo(Objective):
-    """Trains `model` on pairs; `reference` has the same initial weights, frozen, asked for every batch."""
+    """Trains `model` on pairs; `reference` has the same initial weights, frozen, asked for every batch.
+
+    Neither has dropout, which would be noise in the difference of their log-probabilities.
+    """
 
     class Settings(Section):
         name: Literal["dpo"] = "dpo"
@@ -76,7 +79,7 @@ class Dpo(Objective):
     metric_mode = "max"
 
     def build(self, make):
-        return {"model": make(), "reference": make()}
+        return {"model": make(dropout=0.0), "reference": make(dropout=0.0)}
 
     def count(self, phase, batch):
         return {"pairs": batch["valid"].sum(), "chosen_tokens": _chosen(batch).sum()}

@@ -28,7 +28,10 @@ def pair_scores(net, batch):
 
 @register("objective", "reward")
 class Reward(Objective):
-    """The loss is a mean over the pairs of the global batch; a tie counts as wrong in `accuracy`."""
+    """The loss is a mean over the pairs of the global batch; a tie counts as wrong in `accuracy`.
+
+    No dropout, which would be noise in the difference of two scores.
+    """
 
     class Settings(Section):
         name: Literal["reward"] = "reward"
@@ -42,7 +45,7 @@ class Reward(Objective):
     metric_mode = "max"
 
     def build(self, make):
-        return {"model": make(head="score")}
+        return {"model": make(head="score", dropout=0.0)}
 
     def count(self, phase, batch):
         return {"pairs": batch["valid"].sum()}
