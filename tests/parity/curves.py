@@ -1,6 +1,6 @@
 """A recipe of llmkit, trained a few steps in every layout: how far apart the curves are, and single steps.
 
-    python -m tests.parity.curves runs/quickstart/shards        the quickstart's pretraining, at full size
+python -m tests.parity.curves runs/quickstart/shards        the quickstart's pretraining, at full size
 """
 
 import sys
@@ -94,10 +94,12 @@ def curves(recipe: dict, backends: list[str], steps: int = STEPS) -> dict[str, l
     return out
 
 
-def single_steps(recipe: dict, backends: list[str], folder: str, steps: int = STEPS) -> dict[str, dict[str, float]]:
-    """From each of `steps` states on ddp's way, one step on every backend: largest differences from ddp's own.
+def single_steps(
+    recipe: dict, backends: list[str], folder: str, steps: int = STEPS
+) -> dict[str, dict[str, float]]:
+def single_steps(recipe: dict, backends: list[str], folder: str, steps: int = STEPS) -> dict[str, dict]:
 
-    Of the loss and the gradient norm, relative; of the weights, as the norm of the difference over that of the step.
+    Loss and gradient norm relative; weights as the norm of the difference over that of the step.
     """
     dist.start("cpu", 300, group=True)
     torch.set_num_threads(1)
@@ -131,7 +133,9 @@ def norm(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 def recipe(shards: str, quick: bool, **changes) -> dict:
     """The quickstart's pretraining on `shards`, as plain data."""
     tree = config.read("pretrain/quickstart")
-    return config.resolve(TrainRecipe, tree, {"data.shards": shards, **changes}, quick).model_dump(mode="json")
+    return config.resolve(TrainRecipe, tree, {"data.shards": shards, **changes}, quick).model_dump(
+        mode="json"
+    )
 
 
 def main(shards: str) -> None:
