@@ -21,6 +21,11 @@ def settle(parallel: Parallel, device: torch.device) -> Parallel:
     threads = parallel.threads or default_threads()
     torch.set_num_threads(threads)
     backend = _backend(parallel.backend)
+    for key, default in (("offload", "none"), ("weights", "fp32")):
+        if backend == "ddp" and getattr(parallel, key) != default:
+            say(
+                f"parallel.{key}: {getattr(parallel, key)} has no effect under ddp; it is for zero1, zero2 and zero3"
+            )
     return parallel.model_copy(
         update={
             "threads": threads,

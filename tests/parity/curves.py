@@ -94,10 +94,8 @@ def curves(recipe: dict, backends: list[str], steps: int = STEPS) -> dict[str, l
     return out
 
 
-def single_steps(
-    recipe: dict, backends: list[str], folder: str, steps: int = STEPS
-) -> dict[str, dict[str, float]]:
 def single_steps(recipe: dict, backends: list[str], folder: str, steps: int = STEPS) -> dict[str, dict]:
+    """From each of `steps` states on the first backend's way, a step on the others: how far off they are.
 
     Loss and gradient norm relative; weights as the norm of the difference over that of the step.
     """
