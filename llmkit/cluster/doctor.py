@@ -127,20 +127,11 @@ def _nodes() -> Finding:
 
 
 def _optional() -> list[Finding]:
-    extras = {
-        "eval": "lm-eval",
-        "vision": "diffusers",
-        "scale": "datatrove",
-        "wandb": "wandb",
-        "mlflow": "mlflow",
-    }
+    extras = {"vision": "scikit-learn"}
     there = [extra for extra, package in extras.items() if _version(package)]
     missing = [extra for extra in extras if extra not in there]
-    return [
-        Finding(
-            "extras", ", ".join(there) or "none", f"pip install 'llmkit[{','.join(missing)}]' adds the others"
-        )
-    ]
+    cure = f"pip install 'llmkit[{','.join(missing)}]' adds the others" if missing else "all there"
+    return [Finding("extras", ", ".join(there) or "none", cure)]
 
 
 def _yes(fact: bool) -> str:
