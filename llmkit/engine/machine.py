@@ -24,7 +24,7 @@ def settle(parallel: Parallel, device: torch.device) -> Parallel:
     for key, default in (("offload", "none"), ("weights", "fp32")):
         if backend == "ddp" and getattr(parallel, key) != default:
             say(
-                f"parallel.{key}: {getattr(parallel, key)} has no effect under ddp; it is for zero1, zero2 and zero3"
+                f"parallel.{key}: {getattr(parallel, key)} has no effect under ddp; it is for ZeRO"
             )
     return parallel.model_copy(
         update={
