@@ -84,8 +84,8 @@ class Generator(nn.Module):
         """Fill one parameter: DCGAN's N(0, 0.02), else by fan in."""
         fill(name, p, generator, 0.02 if self.settings.net == "dcgan" else None)
 
-    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """z (B, L), label (B,) -> (B, C, Y, X) in [-1, 1]."""
+    def forward(self, z: Tensor, label: Tensor | None = None, key: Tensor | None = None) -> Tensor:
+        """z (B, L), label (B,) -> (B, C, Y, X) in [-1, 1]. `key` is for nets that draw more noise than z."""
         if self.embed is not None:
             z = torch.cat([z, self.embed(label)], 1)
         return self.body(z).tanh()

@@ -48,7 +48,8 @@ PROBLEMS = {
         "vae", "vae", bound="iwae", particles=3, changes={"net": "mlp", "likelihood": "logistic"}
     ),
     "vq": problem("vq", "vq"),
-    "pixel": problem("pixel", "pixel", ema=0.9, changes={"net": "gated", "likelihood": "mixture"}),
+    "pixel": problem("pixel", "pixel", ema=0.9, binarise="dynamic", changes={"net": "gated"}),
+    "stylegan": problem("stylegan", "stylegan", ema=0.9, r1=0.1, r1_every=2, path_every=2, path_decay=0.5),
     "gan": problem("gan", "gan", ema=0.9),
     "wgan": problem("gan", "gan", loss="wasserstein", critic_updates=2, clamp=0.1),
     "wgan_gp": problem("gan", "gan", loss="wasserstein", gradient_penalty=10, critic_updates=5, ema=0.9),

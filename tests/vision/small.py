@@ -17,6 +17,7 @@ MODELS = {
     "gan": {"name": "gan", "width": 4, "layers": 2, "latent_dim": 5, "conditional": True},
     "dcgan": {"name": "gan", "width": 4, "layers": 2, "latent_dim": 5, "norm": "batch"},
     "vq": {"name": "vq", "width": 4, "layers": 1, "blocks": 1, "codes": 8, "code_dim": 2},
+    "stylegan": {"name": "stylegan", "latent_dim": 6, "width": 4, "stddev_group": 0, "conditional": True},
     "pixel": {"name": "pixel", "net": "snail", "width": 8, "layers": 1, "conditional": True},
     "sngan": {"name": "gan", "net": "resnet", "width": 4, "layers": 2, "latent_dim": 5, "spectral": True},
 }
@@ -25,6 +26,7 @@ OBJECTIVES = {
     "gan": {"name": "gan", "loss": "wasserstein", "gradient_penalty": 10, "critic_updates": 2},
     "dcgan": {"name": "gan", "r1": 0.1, "r1_every": 2},
     "vq": {"name": "vq"},
+    "stylegan": {"name": "stylegan", "r1_every": 2, "path_every": 2},
     "pixel": {"name": "pixel", "binarise": "dynamic"},
     "sngan": {"name": "gan", "loss": "hinge"},
 }

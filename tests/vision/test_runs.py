@@ -6,7 +6,7 @@ from llmkit.vision import noise
 from tests import ranks
 from tests.vision import small
 
-KINDS = ["vae", "vq", "pixel", "gan", "dcgan", "sngan"]
+KINDS = ["stylegan", "vae", "vq", "pixel", "gan", "dcgan", "sngan"]
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +22,22 @@ def straight(data, tmp_path_factory) -> str:
     return out
 
 
+KILLS = [
+    ("stylegan", 2),
+    ("stylegan", 3),
+    ("vae", 0),
+    ("vq", 0),
+    ("pixel", 0),
+    ("gan", 1),
+    ("dcgan", 1),
+    ("dcgan", 2),
+    ("sngan", 1),
+]
+"""Kinds of runs, and before which of their phases they are killed."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "phase"), [("vae", 0), ("vq", 0), ("pixel", 0), ("gan", 1), ("dcgan", 1), ("dcgan", 2), ("sngan", 1)]
-)
+@pytest.mark.parametrize(("kind", "phase"), KILLS)
 def test_a_run_killed_between_two_phases_goes_on_bit_for_bit(kind, phase, data, straight, tmp_path):
     out = str(tmp_path / "killed")
     fault = {"LLMKIT_FAULT": f"phase{phase}@4:0"}

@@ -86,7 +86,7 @@ class GanObjective(Objective):
         s, d, label = self.settings, nets["d"], batch["label"]
         x = real(batch)
         with torch.no_grad():
-            fake = nets["g"](latents(nets["g"], batch, "d"), label).float()
+            fake = nets["g"](latents(nets["g"], batch, "d"), label, batch["key"]).float()
         on_real, on_fake = d(x, label).float(), d(fake, label).float()
         each = {
             "nonsaturating": lambda: F.softplus(-on_real) + F.softplus(on_fake),
@@ -119,7 +119,7 @@ class GanObjective(Objective):
     def generate(self, nets, batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's loss of each image (B,)."""
         g, d, label = nets["g"], nets["d"], batch["label"]
-        score = d(g(latents(g, batch, "g"), label), label).float()
+        score = d(g(latents(g, batch, "g"), label, batch["key"]), label).float()
         if self.settings.loss == "relativistic":
             each = F.softplus(d(real(batch), label).float() - score)
         else:
