@@ -1,0 +1,93 @@
+"""Every vision recipe runs in quick form, and what it made can be sampled from and measured."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llmkit import config, verbs
+from llmkit.cli import main
+from tests import ranks
+from tests.vision import small
+
+pytestmark = pytest.mark.slow
+
+RECIPES = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes" / "vision").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return str(small.archive(tmp_path_factory.mktemp("data")))
+
+
+def quick(recipes: list[str], data: str, out: str) -> None:
+    """Train each in quick form, on small images."""
+    for recipe in recipes:
+        options = verbs.Options(ranks=1, device="cpu", quick=True)
+        asked = {"data.source": data, "out": f"{out}/{recipe}", "run.steps": 2, "parallel.threads": 1}
+        verbs.perform("train", f"vision/{recipe}", asked, options)
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs")
+    ranks.run(quick, 1, RECIPES, data, str(out))
+    return out
+
+
+def test_every_recipe_runs(runs):
+    for recipe in RECIPES:
+        facts = json.loads((runs / recipe / "manifest.json").read_text())
+        assert facts["status"] == "done"
+
+
+def makers() -> list[str]:
+    return [r for r in RECIPES if config.read(f"vision/{r}")["model"]["name"] not in ("vq", "recogniser")]
+
+
+@pytest.mark.parametrize("recipe", makers())
+def test_samples_are_a_function_of_the_seed(recipe, runs, tmp_path):
+    grids = []
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        out = tmp_path / f"{name}.png"
+        words = [
+            "sample",
+            str(runs / recipe),
+            "--out",
+            str(out),
+            "--count",
+            "3",
+            "--seed",
+            seed,
+            "--device",
+            "cpu",
+        ]
+        assert main(words) == 0
+        grids.append(np.asarray(Image.open(out)))
+    assert np.array_equal(grids[0], grids[1])
+    assert not np.array_equal(grids[0], grids[2])
+
+
+def test_a_class_that_the_model_does_not_know_is_refused(runs, tmp_path, capsys):
+    words = ["sample", str(runs / "wgan_gp_tiny"), "--out", str(tmp_path / "x.png"), "--class", "4"]
+    assert main(words) == 2
+    assert "--class: 4 is not a class of the model, which knows 0 to 3" in capsys.readouterr().err
+    words = ["sample", str(runs / "recogniser_tiny"), "--out", str(tmp_path / "x.png")]
+    assert main(words) == 4
+    assert "is a recogniser, a model of images is needed" in capsys.readouterr().err
+
+
+def test_an_evaluation_names_its_extractor(runs, data, tmp_path):
+    asked = {
+        "ckpt": str(runs / "wgan_gp_tiny"),
+        "tasks.digits.images.source": data,
+        "tasks.digits.extractor": str(runs / "recogniser_tiny"),
+        "out": str(tmp_path / "eval"),
+    }
+    verbs.perform("eval", "vision_tiny", asked, verbs.Options(device="cpu", quick=True))
+    figures = json.loads((tmp_path / "eval" / "report.json").read_text())["tasks"]["digits"]
+    assert figures["frechet"] >= 0
+    assert figures["extractor"].startswith("recogniser ")
+    assert 0 <= figures["class_hits"] <= 1
