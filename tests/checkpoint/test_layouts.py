@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from tests import ranks
-from tests.checkpoint import layouts
+from tests.checkpoint import layouts, small
 
 EVERY = list(layouts.LAYOUTS)
 
@@ -47,3 +47,18 @@ def test_forgetting_a_part_of_the_state_is_noticed(tmp_path, layout, forget):
     """The optimiser's step count, or the weights that are derived from the masters."""
     ends = ranks.run(layouts.resumed, 2, str(tmp_path), [layout], forget)[0]
     assert "different" in ends.values()
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_anothers_average_alike_on_every_backend(tmp_path):
+    first = str(tmp_path / "first")
+    ranks.run(small.train, 2, first, "causal", {"optim__ema": 0.9})
+    curves = {}
+    for backend in ("ddp", "zero1", "zero2", "zero3"):
+        out = str(tmp_path / backend)
+        ranks.run(small.train, 2, out, "dpo", {"init": first, "parallel__backend": backend})
+        curves[backend] = [
+            figure for line in small.lines(out) for figure in (line["loss"], line["grad_norm"])
+        ]
+    for backend, curve in curves.items():
+        assert curve == pytest.approx(curves["ddp"], rel=1e-5), backend

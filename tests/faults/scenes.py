@@ -89,3 +89,15 @@ def full_disk(out: str, overrides: dict[str, Any], steps: list[int], caught: boo
 def mounted(out: str, overrides: dict[str, Any]) -> None:
     """A run on a disk that has room for its first checkpoints only."""
     small.train(out, "causal", overrides)
+
+
+def doomed(out: str, overrides: dict[str, Any], ranks: list[int], after_s: float) -> None:
+    """A run of which `ranks` are killed `after_s` seconds in, wherever that is."""
+    if rank() in ranks:
+        threading.Thread(target=_kill, args=(after_s,), daemon=True).start()
+    small.train(out, "toy", overrides)
+
+
+def _kill(after_s: float) -> None:
+    time.sleep(after_s)
+    os.kill(os.getpid(), signal.SIGKILL)
