@@ -29,5 +29,5 @@ def test_the_configs_differ_in_the_stage_only():
 def test_accelerate_starts_two_ranks_that_know_the_stage(config, tmp_path):
     (tmp_path / "rank.py").write_text(RANK)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "rank.py"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
     assert {(tmp_path / rank).read_text() for rank in "01"} == {f"2 {config.stem}"}

@@ -74,5 +74,5 @@ def test_a_request_to_stop_goes_to_the_steps_through_scancel(slurm, tmp_path):
     process.stdout.readline()
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
-    assert b"75" in process.communicate(timeout=20)[1]
+    assert b"75" in process.communicate(timeout=60)[1]
     assert (tmp_path / "asked").read_text() == "--signal=TERM 17\n"

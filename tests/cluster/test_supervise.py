@@ -92,10 +92,9 @@ def test_the_ranks_own_error_comes_back(world, code, kind):
 
 def test_a_killed_rank_is_named_and_the_stuck_one_ended_within_seconds(world, monkeypatch):
     monkeypatch.setattr(supervise, "SURVIVORS_S", 0.5)
-    started = time.monotonic()
     with pytest.raises(RankError, match=r"^rank 1 was lost: SIGKILL"):
         world("1=kill", "0=sleep")
-    assert time.monotonic() - started < 20
+    assert time.time() - (world.run_dir / "rank_1.pid").stat().st_mtime < 15  # torch alone takes 30 s
     assert read_exit(world.run_dir)[0] == 6
 
 
@@ -141,7 +140,7 @@ def outside(world, *ends: str) -> subprocess.Popen:
 def test_sigterm_to_the_supervisor_reaches_the_ranks_and_75_comes_back(world):
     process = outside(world, "0=serve", "1=serve")
     process.send_signal(signal.SIGTERM)
-    assert "stopped on request at step 7" in process.communicate(timeout=30)[0]
+    assert "stopped on request at step 7" in process.communicate(timeout=120)[0]
     assert process.returncode == 75
 
 
@@ -151,7 +150,7 @@ def test_a_third_request_ends_ranks_that_do_not_listen(world):
     for _ in range(3):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
 
 
@@ -161,7 +160,7 @@ def test_killing_the_supervisor_leaves_no_ranks_behind(world):
     process = outside(world, "0=serve", "1=serve")
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while survivors(world.run_dir) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not survivors(world.run_dir)
