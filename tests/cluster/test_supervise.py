@@ -105,6 +105,14 @@ def test_the_rank_that_was_killed_is_named_even_if_a_survivor_complains_first(wo
 
 
 @pytest.mark.slow
+def test_without_the_search_for_it_a_lost_rank_would_be_an_unexplained_end(world, monkeypatch):
+    monkeypatch.setattr(supervise._Launch, "_find_lost", lambda self: "")
+    with pytest.raises(LlmkitError, match="without saying why") as caught:
+        world("1=kill")
+    assert caught.value.code == 1
+
+
+@pytest.mark.slow
 def test_a_crash_without_a_word_points_to_the_log(world):
     world.script.write_text("raise SystemExit(1)")
     with pytest.raises(LlmkitError, match=r"without saying why; see .*launcher.log") as caught:
@@ -119,6 +127,8 @@ from llmkit.cluster import supervise
 from llmkit.errors import LlmkitError
 
 run_dir, script, *ends = sys.argv[1:]
+if safeguard := os.environ.get("WITHOUT"):
+    setattr(supervise, safeguard, lambda: None)
 try:
     supervise.run(ends, 2, Path(run_dir), program=(script,))
 except LlmkitError as error:
@@ -164,6 +174,22 @@ def test_killing_the_supervisor_leaves_no_ranks_behind(world):
     while survivors(world.run_dir) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not survivors(world.run_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
+def test_without_its_leash_the_launcher_would_live_on(world, monkeypatch):
+    monkeypatch.setenv("WITHOUT", "_die_with_parent")
+    process = outside(world, "0=serve", "1=serve")
+    process.kill()
+    process.communicate()
+    time.sleep(2)
+    orphans = [psutil.Process(pid) for pid in survivors(world.run_dir)]
+    assert len(orphans) == 2
+    launcher = orphans[0].parent()
+    for orphan in orphans:
+        orphan.terminate()
+    psutil.wait_procs([*orphans, launcher], timeout=60)
 
 
 @pytest.mark.slow
