@@ -61,7 +61,8 @@ class Ddp(Backend):
         for p in params:
             if p.grad is None:  # what a phase leaves untouched has gradient zero, as under ZeRO
                 p.grad = torch.zeros_like(p)
-        norm = nn.utils.clip_grad_norm_(params, self.optims[phase.net].clip or float("inf"))
+        norm = total_norm([p.grad for p in params])
+        nn.utils.clip_grads_with_norm_(params, self.optims[phase.net].clip or float("inf"), norm)
         finite = norm.isfinite()
         optimizer.found_inf = (~finite).float()
         optimizer.step()
@@ -101,3 +102,13 @@ class Ddp(Backend):
             if isinstance(engine, DistributedDataParallel):
                 engine.reducer = engine.logger = None
         self.engines.clear()
+
+
+def total_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """The 2-norm of all gradients, as a 0-d tensor.
+
+    torch's CPU kernel adds up a million squares in fp32 and is 3e-6 off by then; row by row it is 4e-8.
+    """
+    if gradients[0].device.type == "cpu":
+        gradients = [torch.linalg.vector_norm(g, dim=-1) if g.ndim > 1 else g for g in gradients]
+    return nn.utils.get_total_norm(gradients)
