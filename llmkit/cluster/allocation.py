@@ -24,8 +24,8 @@ def here() -> bool:
 
 def srun(python: str, words: list[str]) -> list[str]:
     """The command that starts `python *words` once on every node."""
-    patient = ["--ntasks-per-node=1", "--kill-on-bad-exit=0", f"--wait={WAIT_S}"]
-    return ["srun", *patient, python, *words]
+    patient = ["--kill-on-bad-exit=0", f"--wait={WAIT_S}"]
+    return ["srun", "--ntasks-per-node=1", "--cpu-bind=none", *patient, python, *words]
 
 
 def run(argv: list[str], run_dir: Path) -> None:

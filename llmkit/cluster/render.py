@@ -56,6 +56,7 @@ def slurm(job: Job) -> str:
         f"--job-name={job.name}",
         f"--nodes={job.nodes}",
         "--ntasks-per-node=1",
+        "--exclusive",
         *([f"--gpus-per-node={job.gpus}"] if job.gpus else []),
         f"--output={job.name}-%j.out",
         "--open-mode=append",
@@ -97,20 +98,14 @@ def torchrun(job: Job) -> str:
 
 def accelerate(job: Job) -> str:
     """The line to run on every node, with NODE_RANK=0.. and MASTER_ADDR set there."""
-    words = [job.python, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", str(job.nodes)]
-    words += [
-        "--num_processes",
-        str(job.nodes * job.ranks),
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
+    world = job.nodes * job.ranks
+    kind = "--multi_gpu " if world > 1 else ""  # the type that starts several ranks without GPUs too
+    how = f"{kind}--num_machines {job.nodes} --num_processes {world} --mixed_precision no --dynamo_backend no"
     meet = "--main_process_port 0"
     if job.nodes > 1:
         meet = '--machine_rank "$NODE_RANK" --main_process_ip "$MASTER_ADDR" --same_network'
         meet += f" --main_process_port {PORT}"
-    return f"{shlex.join(words)} {meet} {job.command}\n"
+    return f"{shlex.quote(job.python)} -m accelerate.commands.launch {how} {meet} {job.command}\n"
 
 
 def k8s(job: Job) -> str:
