@@ -29,9 +29,7 @@ CODE_MAGIC = {
 }  # fmt: skip
 
 CODE_KEYS = re.compile(r"^(_target_|auto_map|trust_remote_code|custom_pipelines|__.*__|_\w+_internal)$")
-"""Keys that make some loader run code: Hydra's, transformers' (CVE-2026-4372, CVE-2026-5241), Python's
-own.
-"""
+"""Keys that make a loader run code: Hydra's, transformers' (CVE-2026-4372, CVE-2026-5241), Python's."""
 
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -40,9 +38,7 @@ DTYPE_BYTES = {
 
 
 def inside(root: Path, name: str) -> Path:
-    """The path of `name` under `root`; TrustError if it leaves it, by `..`, by being absolute or through a
-    link.
-    """
+    """The path of `name` under `root`; TrustError if `..`, a link or a leading slash takes it outside."""
     path = (Path(root) / name.replace("\0", "?")).resolve()
     if not path.is_relative_to(Path(root).resolve()):
         raise TrustError(
@@ -84,11 +80,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def plain_config(path: Path, fields: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
-    """Those keys of a foreign JSON config that `fields` lists, each of the type listed there; the rest is
-    dropped.
+    """Those keys of a foreign JSON config that `fields` lists, each of its type there; the rest goes.
 
-    Raises TrustError if a key anywhere in it asks a loader to run code, a type is wrong, or a number is not
-    finite.
+    Raises TrustError if a key, however deep, asks a loader to run code, a type is wrong, a number infinite.
     """
     tree = read_json(path, max_bytes=1 << 20)
     if not isinstance(tree, dict):

@@ -37,18 +37,14 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Piece(NamedTuple):
-    """What one rank owns of one tensor: elements `start` to `start + len` of its flattened form, of several
-    kinds.
-    """
+    """What one rank owns of one tensor: its flattened elements from `start` on, of several kinds."""
 
     name: str
     shape: tuple[int, ...]
     """Of the whole tensor."""
     start: int
     views: dict[str, torch.Tensor]
-    """kind -> 1-D view of live memory, all of one length: reading it is saving, `copy_` into it is
-    loading.
-    """
+    """kind -> 1-D view of live memory, all of one length: reading is saving, `copy_` into it is loading."""
 
 
 def of_net(net: str, pieces: Iterable[tuple]) -> Iterator[Piece]:
@@ -69,10 +65,9 @@ def buffers(net: nn.Module) -> Iterator[Piece]:
 
 
 def write(folder: Path, rank: int, pieces: Iterable[tuple], step: int = 0) -> str:
-    """Write this rank's pieces, one at a time and without a copy of them all -> the file's name.
+    """Write this rank's pieces, without a copy of them all -> the file's name.
 
-    OSError if the disk is full. The file is plain safetensors; `__metadata__` holds the whole tensors'
-    shapes.
+    OSError if the disk is full. The file is plain safetensors; `__metadata__` holds whole shapes.
     """
     name = f"rank_{rank:05d}.safetensors"
     entries = [(*piece[:3], kind, view) for piece in pieces for kind, view in piece[3].items()]
@@ -172,9 +167,7 @@ class Reader:
         return sorted({name.partition("/")[0] for name in self._tensors})
 
     def kinds(self, net: str) -> list[str]:
-        """The kinds stored for `net`, without `param` and `buffer`: its optimiser's moments, and `ema` if it
-        has one.
-        """
+        """The kinds stored for `net` beside `param` and `buffer`: its optimiser's moments, perhaps `ema`."""
         found = {kind for name in self.names(net) for kind in self._tensors[name]["kinds"]}
         return sorted(found - {"param", "buffer"})
 
@@ -241,9 +234,7 @@ class Reader:
         )
 
     def _read(self, name: str, kind: str, start: int, view: torch.Tensor) -> None:
-        """Fill `view`, which is elements `start` and on of the flattened tensor, from the ranges that touch
-        it.
-        """
+        """Fill `view`, the flattened tensor's elements from `start` on, out of the ranges that touch it."""
         stop = start + view.numel()
         for at, length, number in self._tensors[name]["kinds"][kind]["ranges"]:
             low, high = max(at, start), min(at + length, stop)

@@ -27,15 +27,11 @@ CHANGEABLE = (
     "run.save_every", "run.keep", "run.max_skips", "run.max_failed_saves", "run.time_limit_s",
     "parallel.*", "plugin",
 )  # fmt: skip
-"""Dotted keys, as shell patterns, that may differ when a run is continued: they do not change what is
-computed.
-"""
+"""Dotted keys, as shell patterns, that may differ when a run is continued: they change no number."""
 
 
 class RunDir:
-    """A run directory that this process may write. Rank 0 opens it; `close` (or the process's end) lets it
-    go.
-    """
+    """A run directory that this process may write. Rank 0 opens it; `close` or the process's end lets go."""
 
     def __init__(self, path: Path, lock: int, continues: bool, changed: dict[str, tuple[Any, Any]]):
         self.path = path
@@ -79,11 +75,9 @@ class RunDir:
 
 
 def _lock(out: Path) -> int:
-    """Take `out`/run.lock -> its file descriptor. This is also the probe write of a run: the disk has to take
-    it.
+    """Take `out`/run.lock -> its file descriptor. It is the run's probe write, too: the disk has to take it.
 
-    The lock is the kernel's (flock), so it ends with its holder however that dies; the text in it is for
-    people.
+    The lock is the kernel's (flock), so it ends with its holder however that dies. Its text is for people.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -115,9 +109,7 @@ def _who(text: str) -> str:
 
 
 def _changes(out: Path, recipe: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The changeable differences between the recipe in `out` and `recipe`; ConfigError if there are
-    others.
-    """
+    """What differs between the recipe in `out` and `recipe`; ConfigError if that may not change."""
     if not (out / "recipe.yaml").exists():
         return {}
     old = parse_yaml((out / "recipe.yaml").read_text(encoding="utf-8"), str(out / "recipe.yaml"))

@@ -9,8 +9,8 @@ torch here.
             ▼
     .removing_step_00000100/   deleted; what a kill leaves of it, or of .saving_*, the next save removes
 
-A kill at any point leaves the previous checkpoint or the new one, never a torn one: FAULT_POINTS are where
-tests try.
+A kill at any point leaves the previous checkpoint or the new one, never a torn one: see
+FAULT_POINTS.
 """
 
 import contextlib
@@ -44,9 +44,7 @@ def step_of(path: Path) -> int:
 
 
 class Store:
-    """The checkpoints of one run. Every rank holds one and calls `save` together; the rest is for rank 0
-    alone.
-    """
+    """The checkpoints of one run. All ranks call `save` together; the rest is for rank 0 alone."""
 
     def __init__(
         self,
@@ -56,9 +54,7 @@ class Store:
         rank: int = 0,
         gather: Callable[[Any], list[Any]] = lambda value: [value],
     ):
-        """`gather(value)` returns every rank's plain value on every rank: it is barrier and agreement in
-        one.
-        """
+        """`gather(value)` returns every rank's plain value, in rank order: barrier and agreement in one."""
         self.folder = Path(folder)
         self.keep = keep
         self.max_failed = max_failed
@@ -109,9 +105,7 @@ class Store:
         return self.folder / f".saving_{path.name}"
 
     def _attempt(self, work: Callable[[], Any]) -> tuple[list[Any], str]:
-        """What each rank's `work` returned, and the first rank's complaint if one failed: the same on all
-        ranks.
-        """
+        """What each rank's `work` returned, and the first complaint if one failed: the same on all ranks."""
         try:
             mine = (work(), "")
         except (OSError, CheckpointError) as error:
@@ -141,10 +135,8 @@ class Store:
                 sync_folder(folder)
         fault("before_rename", step)
         if self.rank == 0:
-            if path.exists():
-                path.rename(
-                    self.folder / f".removing_{path.name}"
-                )  # a damaged one that `newest` had passed over
+            if path.exists():  # a damaged one, which `newest` had passed over
+                path.rename(self.folder / f".removing_{path.name}")
             staging.rename(path)
             sync_folder(self.folder)
         fault("after_rename", step)
@@ -161,10 +153,12 @@ class Store:
             )
 
     def _prune(self, step: int, best: int | None) -> None:
-        """Remove all but the newest `keep` and the best. It cannot fail a save: what stays, the next save
-        removes.
+        """Remove all but the newest `keep` and the best. What it cannot remove, the next save will.
+
+        One of a later step is damaged (the run started before it) and must not count as one that is kept.
         """
-        for path in self.published()[self.keep :]:
+        ours = [path for path in self.published() if step_of(path) <= step]
+        for path in ours[self.keep :]:
             if step_of(path) != best:
                 doomed = self.folder / f".removing_{path.name}"
                 with contextlib.suppress(OSError):
@@ -184,11 +178,9 @@ class Store:
         return sorted(found, key=step_of, reverse=True)
 
     def newest(self) -> Path | None:
-        """The newest checkpoint that is whole; None if there is none at all. Damaged ones are listed in
-        `damaged`.
+        """The newest checkpoint that is whole; None if there is none at all. `damaged` lists the others.
 
-        CheckpointError if there are checkpoints and not one of them is whole: that is never a start from
-        scratch.
+        CheckpointError if there are some and not one is whole: that is never a start from scratch.
         """
         self.damaged = []
         for path in self.published():

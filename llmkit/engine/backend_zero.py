@@ -173,9 +173,7 @@ class Zero(Backend):
 
 
 class Range(NamedTuple):
-    """`numel` elements of parameter `p` from its element `start` on lie in a flat master from its `offset`
-    on.
-    """
+    """`numel` elements of parameter `p`, from its `start` on, lie in a flat master from `offset` on."""
 
     p: nn.Parameter
     offset: int
@@ -224,9 +222,7 @@ _joined: Any = None
 
 
 def _deepspeed(device: torch.device):
-    """The library, told where to run and to keep its lines out of the terminal. ConfigError if it is not
-    0.19.
-    """
+    """The library, told where to run and to keep out of the terminal. ConfigError if it is not 0.19."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed

@@ -16,9 +16,7 @@ DEPRECATED = {
 """Keys of DeepSpeed's schema that it wants nobody to write any more."""
 
 MAX_BUCKET = 200_000_000
-"""Elements that are reduced or gathered at once: 0.8 GB in fp32, which keeps a link busy; less for small
-nets.
-"""
+"""Elements reduced or gathered at once: 0.8 GB in fp32, which keeps a link busy; fewer for small nets."""
 
 
 def render(stage: int, parallel: Parallel, optim: Optim, numel: int, micro_rows: int = 1) -> dict[str, Any]:
@@ -105,8 +103,6 @@ def zero(stage: int, offload: str, bucket: int) -> dict[str, Any]:
 
 
 def lint(section: dict[str, Any], schema: dict[str, Any]) -> list[str]:
-    """Keys of `schema` (pydantic's `model_fields`) that `section` leaves to a default, and keys that it made
-    up.
-    """
+    """Keys of `schema` (pydantic's `model_fields`) that `section` leaves out, and keys that it made up."""
     known = {field.alias or name for name, field in schema.items()} - DEPRECATED
     return sorted(known ^ set(section))

@@ -117,6 +117,15 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_is_reached_again(tmp_pat
     assert checkpoints.newest().name == "step_00000004"
 
 
+def test_a_damaged_checkpoint_of_a_later_step_does_not_push_out_the_new_one(tmp_path):
+    checkpoints = saved(tmp_path, (2, 6), keep=1, max_failed=1)
+    saved(tmp_path, (2,), keep=2)
+    flip(tmp_path / "step_00000006" / "rank_00000.safetensors", 0)
+    assert checkpoints.newest().name == "step_00000002"
+    checkpoints.save(4, two_files)
+    assert checkpoints.newest().name == "step_00000004"
+
+
 def test_a_step_that_stands_already_is_not_written_again(tmp_path):
     checkpoints = saved(tmp_path)
     before = (tmp_path / "step_00000004").stat().st_ino

@@ -1,6 +1,4 @@
-"""The engine's side of the comparison, run on every rank: each case trains a few steps and says how far it is
-off.
-"""
+"""The engine's side of the comparison, run on every rank: each case trains and says how far off it is."""
 
 import math
 
@@ -17,9 +15,7 @@ STEPS = 4
 
 
 class Sink:
-    """Stands where the loop wants a meter, a guard, a saver, an evaluator and a stop; keeps what a comparison
-    needs.
-    """
+    """Where the loop wants a meter, a guard, a saver, an evaluator and a stop; keeps what is compared."""
 
     seed = SEED
 
@@ -90,9 +86,7 @@ def train(problem: Problem, backend: str, accumulation: int, steps: int = STEPS,
 
 
 def difference(engine, sink, expected: plain.Result) -> dict[str, float]:
-    """How far this rank's ranges are from plain torch: largest weight and average, first gradient over its
-    norm.
-    """
+    """How far this rank is from plain torch: largest weight and average, first gradient over its norm."""
     out = {"weights": 0.0, "averages": 0.0, "norms": 0.0, "gradients": 0.0, "elements": 0}
     for net in engine.trained:
         for name, shape, start, views in engine.pieces(net, writing=False):
@@ -132,9 +126,7 @@ def doubled(problem: Problem):
 
 
 def matrix(world: int, backends: list[str]) -> dict[str, dict[str, float] | str]:
-    """Every problem on every backend and accumulation, and once with a planted fault -> differences by
-    case.
-    """
+    """Every problem, backend and accumulation, and once with a planted fault -> differences by case."""
     dist.start("cpu", 60, group=True)
     torch.set_num_threads(1)
     out = {}

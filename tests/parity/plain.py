@@ -1,6 +1,4 @@
-"""The yardstick: one process, plain torch, the whole global batch in one backward. It shares nothing with the
-engine.
-"""
+"""The yardstick: one process, plain torch, the whole global batch in one backward. No part of the engine."""
 
 from dataclasses import dataclass, field
 
@@ -13,9 +11,7 @@ from tests.parity.problems import Problem, build, group
 
 @dataclass
 class Result:
-    """State by net and parameter name after some steps; `gradients` of the first update, clipped, and its
-    norm.
-    """
+    """State by net and parameter name after some steps; `gradients` are the first update's, clipped."""
 
     weights: dict[str, dict[str, torch.Tensor]]
     averages: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)

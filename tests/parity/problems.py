@@ -49,9 +49,7 @@ def decoder(head: str = "lm", **changes) -> nn.Module:
 
 
 def packed(step: int, draw: int, slot: int) -> Batch:
-    """Rows of two segments and padding, with an uneven number of labels; slot 1 of odd steps has none at
-    all.
-    """
+    """Rows of two segments and padding, with an uneven number of labels; slot 1 of odd steps has none."""
     generator = keyed("packed", step, draw, slot)
     tokens = torch.randint(VOCABULARY, (ROWS, LENGTH), generator=generator)
     cut = int(torch.randint(2, 5, (), generator=generator))
@@ -66,9 +64,7 @@ def packed(step: int, draw: int, slot: int) -> Batch:
 
 
 def pairs(step: int, draw: int, slot: int) -> Batch:
-    """One pair a row, chosen in segment 1 and rejected in segment 2, with the keys that reward and dpo
-    read.
-    """
+    """One pair a row, chosen in segment 1, rejected in segment 2, with the keys that reward and dpo read."""
     batch = packed(step, draw, slot)
     ends = torch.stack([(batch["segments"] == side).int().cumsum(1).argmax(1) for side in (1, 2)], -1)
     margin = torch.rand(ROWS, 1, generator=keyed("margin", step, draw, slot))
@@ -139,9 +135,7 @@ def two_denominators(step: int, draw: int, slot: int) -> Batch:
 
 
 class PenalisedGan(Made):
-    """Three critic updates on fresh rows with a gradient penalty, then the generator; a lazy penalty every
-    other step.
-    """
+    """Three critic updates with a gradient penalty, then the generator; every other step a lazy penalty."""
 
     phases = (
         Phase("critic", "d", updates=3, double_backward=True),
@@ -181,9 +175,7 @@ class PenalisedGan(Made):
 
 
 class Gan(PenalisedGan):
-    """The same without a gradient of a gradient, so that ZeRO-3 can run it: one net is called while another
-    trains.
-    """
+    """Without a gradient of a gradient, so ZeRO-3 can run it: one net is called while another trains."""
 
     phases = (Phase("critic", "d", updates=3), Phase("generator", "g"))
 
@@ -214,9 +206,7 @@ def images(step: int, draw: int, slot: int) -> Batch:
 
 
 class Rollouts(Made):
-    """PPO-like: actions and whitened advantages from `prepare`, two epochs, a value net, an adaptive KL
-    weight.
-    """
+    """PPO-like: actions and whitened advantages from `prepare`, two epochs, a value net, adaptive KL."""
 
     phases = (Phase("policy", "policy", updates=2), Phase("value", "value", updates=2))
 

@@ -15,9 +15,7 @@ from tests.parity.problems import PROBLEMS
 BACKENDS = ("ddp", "zero1", "zero2", "zero3")
 WORLDS = (1, 2)
 LIMITS = {"weights": 1e-6, "averages": 1e-6, "gradients": 1e-6, "norms": 1e-6, "state": 1e-6}
-"""Largest element of weights and of their moving averages after 4 steps; first gradient over its norm; norms,
-relative.
-"""
+"""Largest element of weights and averages after 4 steps; first gradient over its norm; norms, relative."""
 
 
 @functools.cache
