@@ -71,9 +71,11 @@ def _rows(key: str, field) -> list[str]:
 
 
 def _type(field) -> str:
-    if component := _component(field):
-        return f"{component.kind} settings"
-    return _name(field.annotation).replace("|", "\\|")
+    return (
+        _name(field.annotation).replace("|", "\\|")
+        if not _component(field)
+        else f"{_component(field).kind} settings"
+    )
 
 
 def _name(annotation) -> str:
@@ -83,6 +85,10 @@ def _name(annotation) -> str:
         return " | ".join(_name(part) for part in typing.get_args(annotation))
     if annotation is type(None):
         return "null"
+    if mark := next((m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, Component)), None):
+        return f"{mark.kind} settings"
+    if typing.get_origin(annotation) is dict:
+        return "{{{}: {}}}".format(*map(_name, typing.get_args(annotation)))
     return (
         annotation.__name__
         if isinstance(annotation, type) and not typing.get_args(annotation)
