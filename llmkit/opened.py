@@ -41,8 +41,8 @@ class Opened:
 
     @property
     def head(self) -> str:
-        """What it ends in: "lm" for a language model, "score" for a reward or value model, "image" for a maker
-        of images, "features" for a recogniser, else "none".
+        """What it ends in: "lm" for a language model, "score" for a reward or value model, "image" for a
+        maker of images, "features" for a recogniser, else "none".
         """
         methods = {"logits": "lm", "scores": "score", "sample": "image", "features": "features"}
         return next((head for method, head in methods.items() if hasattr(self.net, method)), "none")

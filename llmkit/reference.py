@@ -71,11 +71,8 @@ def _rows(key: str, field) -> list[str]:
 
 
 def _type(field) -> str:
-    return (
-        _name(field.annotation).replace("|", "\\|")
-        if not _component(field)
-        else f"{_component(field).kind} settings"
-    )
+    component = _component(field)
+    return f"{component.kind} settings" if component else _name(field.annotation).replace("|", "\\|")
 
 
 def _name(annotation) -> str:

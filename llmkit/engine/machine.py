@@ -23,9 +23,7 @@ def settle(parallel: Parallel, device: torch.device) -> Parallel:
     backend = _backend(parallel.backend)
     for key, default in (("offload", "none"), ("weights", "fp32")):
         if backend == "ddp" and getattr(parallel, key) != default:
-            say(
-                f"parallel.{key}: {getattr(parallel, key)} has no effect under ddp; it is for ZeRO"
-            )
+            say(f"parallel.{key}: {getattr(parallel, key)} has no effect under ddp; it is for ZeRO")
     return parallel.model_copy(
         update={
             "threads": threads,
