@@ -62,3 +62,15 @@ def test_a_run_starts_from_anothers_average_alike_on_every_backend(tmp_path):
         ]
     for backend, curve in curves.items():
         assert curve == pytest.approx(curves["ddp"], rel=1e-5), backend
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["causal", "toygan"])
+def test_a_run_may_change_its_ranks_and_stage_at_every_stop(tmp_path, kind):
+    straight, moved = str(tmp_path / "straight"), str(tmp_path / "moved")
+    ranks.run(small.train, 2, straight, kind, {})
+    for world, backend, steps in ((2, "zero1", 3), (1, "zero2", 5), (3, "ddp", 8)):
+        ranks.run(small.train, world, moved, kind, {"parallel__backend": backend, "run__steps": steps})
+    for here, there in zip(small.lines(moved), small.lines(straight), strict=True):
+        same = [key for key in there if "loss" in key or "grad_norm" in key]
+        assert {key: here[key] for key in same} == pytest.approx({key: there[key] for key in same}, rel=1e-5)
