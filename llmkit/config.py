@@ -126,7 +126,7 @@ def locate(name: str, folder: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    inside = name.removeprefix(f"{folder}/")
+    inside = name.removeprefix(f"{folder}/").removeprefix(f"{Path(folder).name}/")
     stems = {}
     for home in homes(folder):
         for file in sorted(home.rglob("*.yaml")):

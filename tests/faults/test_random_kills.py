@@ -13,7 +13,7 @@ from tests.checkpoint import small
 from tests.faults import scenes
 
 KILLS = int(os.environ.get("LLMKIT_KILLS", 6))
-LONG = {"run__steps": 120, "run__save_every": 3, "run__log_every": 50}
+LONG = {"run__steps": 500, "run__save_every": 10, "run__log_every": 250}
 
 
 @pytest.mark.slow
