@@ -15,8 +15,12 @@ def count_labels(batch: Batch) -> Numbers:
 
 
 def summed_nll(net, batch: Batch):
-    """The negative log-likelihood of the labelled tokens in nats, summed over the batch to a scalar."""
-    return net.nll(batch["tokens"], batch["segments"], batch["labels"]).sum()
+    """The negative log-likelihood of the labelled tokens in nats, summed over the batch to a scalar.
+
+    A batch with a `source` is an encoder-decoder's: its `tokens` are what the decoder reads.
+    """
+    source = {key: batch[key] for key in ("source", "source_segments") if key in batch}
+    return net.nll(batch["tokens"], batch["segments"], batch["labels"], **source).sum()
 
 
 @register("objective", "causal")
