@@ -114,27 +114,38 @@ SHORT = 512
 """Up to this row length attention on a CPU is written out: torch's fused kernel takes three times as long."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
-    """Softmax attention: q (B, H, T, K), k and v (B, G, S, K) -> (B, H, T, K); `mask` as `Attention`'s."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask, bias: Tensor | None = None, scale: float | None = None):
+    """Softmax attention: q (B, H, T, K), k and v (B, G, S, K) -> (B, H, T, K); `mask` as `Attention`'s.
+
+    `bias` (1, H, T, S) is added to the scores; the mask is a tensor then. `scale` of the scores: None is
+    K**-0.5.
+    """
     grouped = q.shape[1] != k.shape[1]
     if mask is not None and not isinstance(mask, Tensor):
         from torch.nn.attention.flex_attention import flex_attention
 
-        return flex_attention(q, k, v, block_mask=mask, enable_gqa=grouped)
+        return flex_attention(q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped)
     if q.device.type == "cpu":
         if grouped:  # the CPU's kernels know no groups
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         if k.shape[2] <= SHORT:
-            return _attend_short(q, k, v, mask)
+            return _attend_short(q, k, v, mask, bias, scale)
         grouped = False
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+    causal = mask is None
+    if bias is not None:
+        mask = bias.to(q.dtype).masked_fill(~mask, -torch.inf)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
 
 
-def _attend_short(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _attend_short(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale) -> Tensor:
     """`attend` with all scores in memory (B, H, T, S)."""
     if mask is None:
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(2, 3)
+    if bias is not None:
+        scores = scores.float() + bias
     return scores.float().masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype) @ v
 
 

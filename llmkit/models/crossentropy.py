@@ -16,16 +16,19 @@ PLAIN_LOGITS = 1 << 26
 """Up to so many logits (256 MiB in fp32) the plain path is taken: it is faster and compiles better."""
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, most: int = PLAIN_LOGITS) -> Tensor:
-    """-log softmax(hidden @ weight.T)[labels]: hidden (..., D), weight (V, D), labels (...) -> (...) fp32.
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, most: int = PLAIN_LOGITS, bias: Tensor | None = None
+) -> Tensor:
+    """-log softmax(hidden @ weight.T + bias)[labels]: hidden (..., D), weight (V, D), labels (...), bias (V)
+    or none -> (...) fp32.
 
     0 where the label is IGNORED. `most`: how many logits may exist at a time.
     """
     h, y = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
     if h.shape[0] * weight.shape[0] <= most:
-        nll = F.cross_entropy(F.linear(h, weight).float(), y, reduction="none", ignore_index=IGNORED)
+        nll = F.cross_entropy(F.linear(h, weight, bias).float(), y, reduction="none", ignore_index=IGNORED)
     else:
-        nll = _Chunked.apply(_as_autocast(h), weight, y, max(1, most // weight.shape[0]))
+        nll = _Chunked.apply(_as_autocast(h), weight, y, max(1, most // weight.shape[0]), bias)
     return nll.view(labels.shape)
 
 
@@ -39,31 +42,41 @@ class _Chunked(torch.autograd.Function):
     """Saves the log of the partition function per position; d logits = (softmax - onehot) * upstream."""
 
     @staticmethod
-    def forward(ctx, h, weight, y, chunk):
-        """h (N, D), weight (V, D), y (N) -> nll (N) fp32; `chunk` positions at a time."""
+    def forward(ctx, h, weight, y, chunk, bias):
+        """h (N, D), weight (V, D), y (N), bias (V) -> nll (N) fp32; `chunk` positions at a time."""
         w = weight.to(h.dtype)
         nll, logz = h.new_empty(len(y), dtype=torch.float32), h.new_empty(len(y), dtype=torch.float32)
         for i in range(0, len(y), chunk):
             rows = slice(i, i + chunk)
-            logits = (h[rows] @ w.T).float()
+            logits = _logits(h[rows], w, bias)
             logz[rows] = logits.logsumexp(-1)
             nll[rows] = logz[rows] - logits.gather(1, y[rows].clamp(min=0)[:, None])[:, 0]
-        ctx.save_for_backward(h, weight, y, logz)
+        ctx.save_for_backward(h, weight, y, logz, bias)
         ctx.chunk = chunk
         return nll.masked_fill_(y == IGNORED, 0.0)
 
     @staticmethod
     def backward(ctx, upstream):
-        h, weight, y, logz = ctx.saved_tensors
+        h, weight, y, logz, bias = ctx.saved_tensors
         w = weight.to(h.dtype)
         upstream = upstream.masked_fill(y == IGNORED, 0.0)
         dh = torch.empty_like(h)
         dw = torch.zeros(weight.shape, dtype=torch.float32, device=h.device)
+        db = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=h.device)
         for i in range(0, len(y), ctx.chunk):
             rows = slice(i, i + ctx.chunk)
-            d = ((h[rows] @ w.T).float() - logz[rows, None]).exp_()
+            d = (_logits(h[rows], w, bias) - logz[rows, None]).exp_()
             d.scatter_add_(1, y[rows].clamp(min=0)[:, None], torch.full_like(d[:, :1], -1.0))
-            d = (d * upstream[rows, None]).to(h.dtype)
+            d = d * upstream[rows, None]
+            if db is not None:
+                db += d.sum(0)
+            d = d.to(h.dtype)
             dh[rows] = d @ w
             dw += (d.T @ h[rows]).float()
-        return dh, dw.to(weight.dtype), None, None
+        return dh, dw.to(weight.dtype), None, None, None if db is None else db.to(bias.dtype)
+
+
+def _logits(h: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    """(N, D), (V, D), (V) -> (N, V) fp32"""
+    logits = (h @ w.T).float()
+    return logits if bias is None else logits + bias

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from llmkit.config import Field, Section
 from llmkit.errors import ConfigError
+from llmkit.models import recompute
 from llmkit.models.blocks import Block, RMSNorm, block_diagonal, fill_normal, flex_mask, positions, rope
 from llmkit.models.crossentropy import IGNORED, linear_cross_entropy
 from llmkit.models.past import Past
@@ -123,18 +123,10 @@ class Decoder(nn.Module):
         x = self.embed_tokens(tokens)
         for i, block in enumerate(fast.blocks if fast else self.layers):
             if past is None:
-                x = self._recomputed(block, x, turn, mask)
+                x = recompute.through(self.settings.recompute, block, x, turn, mask)
             else:
                 x = block(x, turn, mask, past.layers[i])
         return x
-
-    def _recomputed(self, block, x, turn, mask):
-        if self.settings.recompute == "none" or not torch.is_grad_enabled():
-            return block(x, turn, mask)
-        if self.settings.recompute == "full":
-            return checkpoint(block, x, turn, mask, use_reentrant=False)
-        keep = partial(create_selective_checkpoint_contexts, _keep_products)
-        return checkpoint(block, x, turn, mask, use_reentrant=False, context_fn=keep)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, V)"""
@@ -173,20 +165,6 @@ class _Compiled(NamedTuple):
 
     blocks: list
     tail: Callable
-
-
-_EXPENSIVE = {
-    torch.ops.aten.mm.default,
-    torch.ops.aten.addmm.default,
-    torch.ops.aten._scaled_dot_product_flash_attention.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-    torch.ops.aten._scaled_dot_product_efficient_attention.default,
-    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
-}
-
-
-def _keep_products(context, op, *args, **kwargs):
-    return CheckpointPolicy.MUST_SAVE if op in _EXPENSIVE else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 __all__ = ["IGNORED", "Decoder", "Settings"]

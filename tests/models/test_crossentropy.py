@@ -34,6 +34,19 @@ def test_chunks_of_any_size_give_the_plain_loss_and_gradients(most):
 
 
 @pytest.mark.parametrize("most", [25, 1 << 20])
+def test_a_bias_of_the_logits_has_the_plain_gradient(most):
+    hidden, weight, labels = problem()
+    bias = torch.linspace(-2, 2, 11, dtype=torch.float64).requires_grad_()
+    logits = hidden @ weight.T + bias
+    plain = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(3, 7)
+    chunked = linear_cross_entropy(hidden, weight, labels, most, bias)
+    torch.testing.assert_close(chunked, plain.float())
+    inputs = (hidden, weight, bias)
+    for ours, theirs in zip(gradients(chunked, *inputs), gradients(plain, *inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("most", [25, 1 << 20])
 def test_positions_without_a_label_cost_nothing_and_send_no_gradient(most):
     hidden, weight, labels = problem()
     nll = linear_cross_entropy(hidden, weight, labels, most)
