@@ -1,8 +1,8 @@
 """The command line: what it lists, how fast it answers, and that a mistake is one line and the right code."""
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -15,12 +15,18 @@ def run(*words):
     )
 
 
+def cpu_seconds():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_answers_in_half_a_second():
+    """Of processor time, which other work on the machine moves little."""
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = cpu_seconds()
         done = run("--help")
-        times.append(time.perf_counter() - start)
+        times.append(cpu_seconds() - start)
     assert done.returncode == 0
     assert all(verb in done.stdout for verb in ("train", "run", "eval", "export", "chat", "launch", "report"))
     assert min(times) < 0.5
