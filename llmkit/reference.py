@@ -84,6 +84,8 @@ def _name(annotation) -> str:
         return "null"
     if mark := next((m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, Component)), None):
         return f"{mark.kind} settings"
+    if typing.get_origin(annotation) is list and hasattr(typing.get_args(annotation)[0], "__metadata__"):
+        return f"list of {_name(typing.get_args(annotation)[0])}"
     if typing.get_origin(annotation) is dict:
         return "{{{}: {}}}".format(*map(_name, typing.get_args(annotation)))
     return (

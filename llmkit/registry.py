@@ -28,6 +28,7 @@ HOMES = {
     "source": ("llmkit.data.sources",),
     "export": ("llmkit.models.hf",),
     "metric": ("llmkit.eval.metrics",),
+    "verifier": ("llmkit.verifiers",),
 }
 """Where the components of each kind live. A module's name is the component's, `-` written as `_`."""
 

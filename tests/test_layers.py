@@ -17,6 +17,7 @@ MAY_NOT = {
         *SPEED,
         *(f"llmkit.{layer}" for layer in ("dist", "models", "data", "engine", "objectives", "eval")),
     ),
+    ("verifiers",): (*SPEED, *(f"llmkit.{layer}" for layer in ("models", "data", "engine", "objectives"))),
     ("dist", "log"): tuple(
         f"llmkit.{layer}"
         for layer in ("models", "data", "tokenizer", "checkpoint", "engine", "objectives", "eval")

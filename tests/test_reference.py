@@ -12,7 +12,9 @@ from llmkit.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[1]
 TRAINED = [
-    p for kind in ("pretrain", "tune", "vision") for p in sorted((ROOT / "recipes" / kind).glob("*.yaml"))
+    p
+    for kind in ("pretrain", "tune", "rlhf", "vision")
+    for p in sorted((ROOT / "recipes" / kind).glob("*.yaml"))
 ]
 
 

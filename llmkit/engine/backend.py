@@ -75,7 +75,9 @@ class Backend:
 
     def prepare(self, group: list[Batch], key: int) -> list[Batch]:
         """The objective's work before the updates, in their precision: no engine enters autocast here."""
-        with Backend.autocast(self):
+        with Backend.autocast(self), contextlib.ExitStack() as stack:
+            for net in self.objective.whole:
+                stack.enter_context(self.gathered(net))
             return self.objective.prepare(group, self.nets, self.total, key)
 
     def micro(self, phase: Phase, batch: Batch, total: Numbers, last: bool) -> Numbers:

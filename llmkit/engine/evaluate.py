@@ -37,9 +37,13 @@ class Evaluator:
     def _figures(self) -> dict[str, float]:
         figures: dict[str, float] = {}
         several = len(self.objective.phases) > 1
+        seen: dict[str, dict] = {phase.name: {} for phase in self.objective.phases}
+        for batch in self.batches:
+            (ready,) = self.backend.prepare(self.backend.place([batch]), 0)
+            for phase in self.objective.phases:
+                seen[phase.name] = add([seen[phase.name], self.backend.evaluate(phase, ready)])
         for phase in self.objective.phases:
-            seen = add(self._seen(phase, batch) for batch in self.batches)
-            sums = {key: float(value) for key, value in self.backend.total(seen).items()}
+            sums = {key: float(value) for key, value in self.backend.total(seen[phase.name]).items()}
             prefix = f"heldout/{phase.name}/" if several else "heldout/"
             figures |= {prefix + key: round(v, 8) for key, v in self.objective.metrics(phase, sums).items()}
         return figures
@@ -59,7 +63,3 @@ class Evaluator:
         for name, content in files.items():
             self.samples.mkdir(exist_ok=True)
             (self.samples / f"step_{done:08d}_{name}").write_bytes(content)
-
-    def _seen(self, phase, batch):
-        (ready,) = self.backend.prepare(self.backend.place([batch]), 0)
-        return self.backend.evaluate(phase, ready)

@@ -5,6 +5,7 @@ import torch
 from llmkit.engine.backend import Applied
 from llmkit.errors import DivergedError
 from llmkit.log import say
+from llmkit.objectives.phase import Objective
 
 
 class Guard:
@@ -18,6 +19,15 @@ class Guard:
 
     def watch(self, outcome: Applied) -> None:
         self._pending.append(outcome.applied)
+
+    def heed(self, objective: Objective, done: int, last: bool, newest) -> None:
+        """DivergedError where the objective says that the run must end, or warns at its end."""
+        if objective.verdict or (last and objective.warning):
+            kept = f"back to {newest()}" if newest() else "no checkpoint was saved before that began"
+            raise DivergedError(
+                f"step {done}: objective.{objective.verdict or objective.warning}; {kept}; "
+                "use that one, or change the reward, kl or the rule, and another out="
+            )
 
     def check(self, done: int, newest) -> None:
         """Count the skips of the steps before this one. DivergedError once `max_skips` came in a row."""

@@ -10,8 +10,7 @@ def train(steps, lr_factor, objective, backend, data, evaluator, saver, meter, g
     """Take steps until the run is over. Every rank executes the same collectives in the same order."""
     for step in range(begun, steps):
         meter.begin(step, lr_factor(step))
-        group = meter.feed(backend.place(data.group(step)))
-        group = backend.prepare(group, step)
+        group = meter.feed(backend.prepare(backend.place(data.group(step)), step))
         for i, phase in enumerate(objective.phases):
             if step % phase.every == 0:
                 fault(f"phase{i}", step)
@@ -24,6 +23,7 @@ def train(steps, lr_factor, objective, backend, data, evaluator, saver, meter, g
         figures = evaluator.run(done)
         halt = stop.agreed(done)
         meter.end(done, figures)  # before the save: a run that dies in between repeats the step and its line
+        guard.heed(objective, done, done == steps, saver.newest)
         saver.save(done, figures, last=halt is not None or done == steps)
         if halt:
             raise Stopped(

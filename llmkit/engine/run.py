@@ -84,6 +84,9 @@ class _Run:
     def _train(self) -> dict[str, Any]:
         recipe = self.recipe
         objective = registry.find("objective", recipe.objective.name)(recipe.objective)
+        self.starts = {net: Start(checkpoint) for net, checkpoint in objective.inits.items()}
+        for start in self.starts.values():
+            start.check(recipe, self.train_set)
         backend = _backend(self.settled)(
             objective, self._nets(objective), self._optims(objective), self.settled, recipe.run.seed
         )
@@ -91,8 +94,10 @@ class _Run:
         meter = self._meter(objective, backend)
         saver = Saver(recipe, backend, objective, meter, self._lineage(), self.train_set.tokenizer_dir)
         begun = saver.resume()
-        if self.start:
-            self.start.fill(backend, only_frozen=begun > 0)
+        for net in backend.nets:
+            start = self.starts.get(net, self.start)
+            if start and (begun == 0 or net not in backend.trained):  # a resumed run has the trained ones
+                start.fill(backend, net)
         if self.settled.compile == "on":
             _compile(backend)
         steps = recipe.run.steps
@@ -122,9 +127,10 @@ class _Run:
             backend.close()
 
     def _nets(self, objective) -> dict[str, torch.nn.Module]:
-        def make(head: str = "lm", **changes):
+        def make(head: str = "lm", net: str = "", **changes):
+            model = self.starts[net].model if net in self.starts else self.recipe.model
             with torch.device("meta"):
-                return build(self.recipe.model.model_copy(update=changes), head)
+                return build(model.model_copy(update=changes), head)
 
         return objective.build(make)
 
@@ -152,6 +158,7 @@ class _Run:
             parents["tokenizer"] = manifest.fingerprint(tokenizer)
         if self.start:
             parents["init"] = self.start.fingerprint
+        parents |= {f"init_{net}": start.fingerprint for net, start in self.starts.items()}
         sources = {
             **(self.start.lineage["sources"] if self.start else {}),
             **_sources(self.recipe.data, self.train_set),

@@ -73,8 +73,13 @@ class Saver:
     # ---- saving --------------------------------------------------------------------------------------------
 
     def save(self, done: int, figures: dict[str, float], last: bool) -> None:
-        """Publish a checkpoint after `done` steps if one is due: periodic, best so far, or the last."""
+        """Publish a checkpoint after `done` steps if one is due: periodic, best so far, or the last.
+
+        None is published while the objective warns: the newest stays the last good one.
+        """
         self.figures |= figures
+        if self.objective.warning:
+            return
         better = self._is_best(done, figures)
         due = self.run.save_every and done % self.run.save_every == 0
         if not (due or better or last):

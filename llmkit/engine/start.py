@@ -41,19 +41,18 @@ class Start:
         theirs = self.lineage.get("tokenizer")
         if mine and theirs and mine != theirs:
             raise ConfigError(
-                f"data: made with tokenizer {mine[:12]}, the weights of init={self.path} with {theirs[:12]}; "
+                f"data: made with tokenizer {mine[:12]}, the weights of {self.path} with {theirs[:12]}; "
                 "make the data with the tokenizer/ of that checkpoint"
             )
 
-    def fill(self, backend: Backend, only_frozen: bool) -> None:
-        """Put the weights into every net, or only into those not trained (a resumed run has the others)."""
-        for name, net in backend.nets.items():
-            if name not in backend.trained:
-                views = ((n, p.shape, 0, {"param": p.detach().view(-1)}) for n, p in net.named_parameters())
-                self.reader.into(self._renamed(views))
-            elif not only_frozen:
-                self.reader.into(self._renamed(backend.pieces(name, writing=False)))
-                backend.refresh(name)
+    def fill(self, backend: Backend, name: str) -> None:
+        """Put the weights into the net called `name`, whatever its engine has made of it."""
+        if name in backend.trained:
+            self.reader.into(self._renamed(backend.pieces(name, writing=False)))
+            backend.refresh(name)
+            return
+        named = backend.nets[name].named_parameters()
+        self.reader.into(self._renamed((n, p.shape, 0, {"param": p.detach().view(-1)}) for n, p in named))
 
     def _renamed(self, pieces) -> Iterator[tuple[str, torch.Size, int, dict[str, torch.Tensor]]]:
         """`pieces` under their names in the checkpoint; a head that it cannot have keeps its fresh values."""

@@ -19,7 +19,7 @@ from llmkit.errors import ConfigError
 def generate(net: nn.Module, prompts: Sequence[Sequence[int]], max_new: int, **options) -> list[list[int]]:
     """The replies to `prompts` (token ids), without the prompts and without the stop token.
 
-    A reply has at most `max_new` tokens. The options are those of `stream`.
+    A reply has at most `max_new` tokens. The options are those of `stream`; `keep_stop` keeps the stop token.
     """
     replies: list[list[int]] = [[] for _ in prompts]
     for tokens in stream(net, prompts, max_new, **options):
@@ -39,31 +39,33 @@ def stream(
     top_k: int = 0,
     top_p: float = 1.0,
     stop: Sequence[int] = (),
+    keep_stop: bool = False,
     seed: int = 0,
-    keys: Sequence[int] | None = None,
+    keys: Sequence[int | str] | None = None,
     cache: bool = True,
 ) -> Iterator[list[int | None]]:
     """Yield the next token of every row, None where one has ended, until all have or `max_new` is reached.
 
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole distribution; `keys` name the rows'
-    random streams (default: their index). `cache=False` recomputes everything for each token: for nets that
-    have no `past`. Raises ConfigError for an empty prompt.
+    random streams (default: their index). `keep_stop` yields the stop token too. `cache=False` recomputes
+    everything for each token: for nets that have no `past`. Raises ConfigError for an empty prompt.
     """
     if not all(prompts):
         raise ConfigError("generate: a prompt without a token; begin it with the tokenizer's BOS")
+    names = range(len(prompts)) if keys is None else keys
     was_training = net.training
     net.eval()
     try:
-        yield from _steps(net, prompts, max_new, _Sampler(temperature, top_k, top_p), stop, seed, keys, cache)
+        sampler, streams = _Sampler(temperature, top_k, top_p), [_stream(seed, key) for key in names]
+        yield from _steps(net, prompts, max_new, sampler, stop, keep_stop, streams, cache)
     finally:
         net.train(was_training)
 
 
-def _steps(net, prompts, max_new, sampler, stop, seed, keys, cache):
+def _steps(net, prompts, max_new, sampler, stop, keep_stop, streams, cache):
     device = next(net.parameters()).device
     tokens, segments = (x.to(device) for x in pad_left(prompts))
     rows, length = tokens.shape
-    streams = [_stream(seed, key) for key in (range(rows) if keys is None else keys)]
     past = net.past(rows, length + max_new) if cache and hasattr(net, "past") else None
     alive = [True] * rows
     for _ in range(max_new):
@@ -71,10 +73,13 @@ def _steps(net, prompts, max_new, sampler, stop, seed, keys, cache):
         uniform = torch.tensor([torch.rand((), generator=g, dtype=torch.float64).item() for g in streams])
         chosen = sampler(net.logits(hidden[:, -1:])[:, 0].float().cpu(), uniform)
         ids = chosen.tolist()
-        alive = [on and token not in stop for on, token in zip(alive, ids, strict=True)]
+        going = [on and token not in stop for on, token in zip(alive, ids, strict=True)]
+        said = [token if on else None for on, token in zip(alive if keep_stop else going, ids, strict=True)]
+        if any(token is not None for token in said):
+            yield said
+        alive = going
         if not any(alive):
             return
-        yield [token if on else None for on, token in zip(alive, ids, strict=True)]
         new, one = chosen.to(device)[:, None], torch.ones(rows, 1, dtype=torch.int32, device=device)
         if past is None:
             tokens, segments = torch.cat([tokens, new], 1), torch.cat([segments, one], 1)
@@ -102,7 +107,13 @@ class _Sampler:
     def __call__(self, logits: Tensor, uniform: Tensor) -> Tensor:
         if self.temperature == 0:
             return logits.argmax(-1)
-        p, ids = (logits.double() / self.temperature).softmax(-1).sort(stable=True, dim=-1, descending=True)
+        p = (logits.double() / self.temperature).softmax(-1)
+        if not self.top_k and self.top_p >= 1:  # all may be drawn: in any order, and sorting takes longest
+            mass = p.cumsum(-1)
+            return torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True)[:, 0].clamp(
+                max=p.shape[1] - 1
+            )
+        p, ids = p.sort(stable=True, dim=-1, descending=True)
         if self.top_k:
             p[:, self.top_k :] = 0
         below = p.cumsum(-1) - p  # the mass of the more likely tokens; the likeliest token is always kept
@@ -112,6 +123,6 @@ class _Sampler:
         return ids.gather(1, pick.clamp(max=ids.shape[1] - 1)[:, None])[:, 0]
 
 
-def _stream(seed: int, key: int) -> torch.Generator:
+def _stream(seed: int, key: int | str) -> torch.Generator:
     digest = hashlib.blake2b(f"{seed}\x1fgenerate\x1f{key}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

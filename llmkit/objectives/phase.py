@@ -46,6 +46,14 @@ class Objective:
     """How many independent sets of rows the loader hands out per step (a GAN with 5 critic updates: 6)."""
     batch_statistics: bool = False
     """The loss depends on which rows share a micro-batch (BatchNorm): no parity across layouts."""
+    whole: tuple[str, ...] = ()
+    """Trained nets that `prepare` calls: a rank that holds a part of one is lent the whole net there."""
+    inits: ClassVar[dict[str, str]] = {}
+    """net -> the checkpoint it starts from, where that is not the recipe's `init`."""
+    warning: str = ""
+    """Why the run is not to be trusted just now: while it says something, no checkpoint is saved."""
+    verdict: str = ""
+    """Why the run must end."""
     metric: ClassVar[str] = "loss"
     """The headline metric, lower is better unless `metric_mode` says max."""
     metric_mode: ClassVar[str] = "min"
@@ -55,7 +63,10 @@ class Objective:
         self.state: dict[str, float] = {}
 
     def build(self, make) -> dict[str, nn.Module]:
-        """The networks by name. `make(head="lm" | "score" | "value", **changes)` builds the model."""
+        """The networks by name. `make(head="lm" | "score" | "value", **changes)` builds the model.
+
+        With `net="reward"`, the model is that of the checkpoint `inits["reward"]`, if there is one.
+        """
         return {phase.net: make() for phase in self.phases}
 
     def count(self, phase: Phase, batch: Batch) -> Numbers:

@@ -1,0 +1,1 @@
+"""Programs that score a reply: rewards of reinforcement learning that nobody has to learn."""
