@@ -16,13 +16,10 @@ from pydantic import Field
 
 from llmkit import manifest
 from llmkit.config import Section
-from llmkit.data import shard
-from llmkit.data.indexed import Indexed
-from llmkit.errors import ConfigError, DataError
+from llmkit.data.corpus import Corpus
+from llmkit.data.pack import IGNORED
+from llmkit.errors import ConfigError
 from llmkit.registry import register
-from llmkit.tokenizer.vocabulary import Tokenizer
-
-IGNORED = -100
 
 
 @register("dataset", "tokens")
@@ -44,28 +41,20 @@ class Tokens:
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
         folder = Path(settings.shards)
-        index = shard.verify(folder, settings.verify == "contents")
+        self._corpus = corpus = Corpus(folder, split, settings.verify == "contents", settings.tokenizer)
         self.settings = settings
         self.seq_len = settings.seq_len
         self.tokenizer_dir = folder / "tokenizer"
-        tokenizer = Tokenizer.load(self.tokenizer_dir)
-        _same(settings, folder, index["tokenizer"], tokenizer)
-        self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
-        self._piece_bytes = tokenizer.piece_bytes()
-        names = sorted(
-            name for name in index["files"] if name.startswith(f"{split}_") and name.endswith(".bin")
-        )
-        self._shards = [Indexed(folder / name) for name in names]
-        self._starts = _starts([shard.lengths for shard in self._shards])
-        self._first = np.cumsum([0, *(len(shard.ids) for shard in self._shards)])
-        self.num_tokens = int(self._first[-1])
+        self.vocab_size, self._pad = corpus.tokenizer.vocab_size, corpus.tokenizer.pad
+        self._piece_bytes = corpus.tokenizer.piece_bytes()
+        self.num_tokens = corpus.num_tokens
         if split == "train" and self.num_tokens <= self.seq_len:
             raise ConfigError(
                 f"data.seq_len: {self.seq_len} is more than the {self.num_tokens} tokens of {folder}; "
                 f"set it to at most {self.num_tokens - 1}, or collect more text"
             )
-        self.counts = {**index["splits"][split], "rows": len(self)}
-        self.fingerprint = manifest.digest([index["files"], index["tokenizer"], split, self.seq_len])
+        self.counts = {**corpus.counts, "rows": len(self)}
+        self.fingerprint = manifest.digest([*corpus.facts, self.seq_len])
 
     def __len__(self) -> int:
         return -(-(self.num_tokens - 1) // self.seq_len)
@@ -84,40 +73,13 @@ class Tokens:
 
     def _fill(self, start: int, tokens: np.ndarray, segments: np.ndarray, labels: np.ndarray) -> None:
         """The window of the stream from `start`, written into one row's arrays."""
-        ids = self._read(start, start + self.seq_len + 1)
+        ids = self._corpus.read(start, start + self.seq_len + 1)
         used = min(len(ids), self.seq_len)
         tokens[:used] = ids[:used]
         labels[: len(ids) - 1] = ids[1:]
-        begins = self._starts[np.searchsorted(self._starts, start + 1) :][: used + 1] - start
+        starts = self._corpus.starts
+        begins = starts[np.searchsorted(starts, start + 1) :][: used + 1] - start
         begins = begins[begins <= used]  # where another document begins, in this row or right after it
         labels[begins - 1] = IGNORED
         segments[begins[begins < used]] = 1
         segments[:used] = 1 + np.cumsum(segments[:used])
-
-    def _read(self, start: int, end: int) -> np.ndarray:
-        """Tokens [start, end) of the stream, fewer at its end, out of as many shards as it takes."""
-        first = np.searchsorted(self._first, start, "right") - 1
-        parts = []
-        for number in range(first, len(self._shards)):
-            offset = self._first[number]
-            parts.append(self._shards[number].ids[max(0, start - offset) : max(0, end - offset)])
-            if end <= self._first[number + 1]:
-                break
-        return np.concatenate(parts)
-
-
-def _starts(lengths: list[np.ndarray]) -> np.ndarray:
-    """Where in the stream every document begins: int64, ascending."""
-    every = np.concatenate(lengths).astype(np.int64)
-    return np.cumsum(every) - every
-
-
-def _same(settings: Tokens.Settings, folder: Path, made_with: str, tokenizer: Tokenizer) -> None:
-    """DataError if the shards, their tokenizer and the one that the run asks for are not the same."""
-    asked = Tokenizer.load(settings.tokenizer) if settings.tokenizer else tokenizer
-    for where, found in ((tokenizer.folder, tokenizer.fingerprint), (asked.folder, asked.fingerprint)):
-        if found != made_with:
-            raise DataError(
-                f"{folder}: made with tokenizer {made_with[:12]}..., {where} is {found[:12]}...; "
-                "shard again, or change the tokenizer"
-            )

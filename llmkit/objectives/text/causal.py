@@ -14,13 +14,21 @@ def count_labels(batch: Batch) -> Numbers:
     return {"tokens": (batch["labels"] != IGNORED).sum()}
 
 
+CONTEXT = ("source", "source_segments", "prefix")
+"""What a net may see besides `tokens`: an encoder's side (B, S), or which positions all others see (B, T)."""
+
+
+def context(batch: Batch) -> Batch:
+    """The keyword arguments of `nll` and `hidden` that `batch` has beside tokens, segments and labels."""
+    return {key: batch[key] for key in CONTEXT if key in batch}
+
+
 def summed_nll(net, batch: Batch):
     """The negative log-likelihood of the labelled tokens in nats, summed over the batch to a scalar.
 
     A batch with a `source` is an encoder-decoder's: its `tokens` are what the decoder reads.
     """
-    source = {key: batch[key] for key in ("source", "source_segments") if key in batch}
-    return net.nll(batch["tokens"], batch["segments"], batch["labels"], **source).sum()
+    return net.nll(batch["tokens"], batch["segments"], batch["labels"], **context(batch)).sum()
 
 
 @register("objective", "causal")
