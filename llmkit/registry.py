@@ -25,6 +25,7 @@ HOMES = {
     ),
     "model": ("llmkit.models", "llmkit.vision"),
     "dataset": ("llmkit.data.sets",),
+    "noise": ("llmkit.data.noise",),
     "source": ("llmkit.data.sources",),
     "export": ("llmkit.models.hf",),
     "metric": ("llmkit.eval.metrics",),

@@ -1,6 +1,6 @@
 """One split of a shard directory, checked and memory-mapped: all its tokens end to end, as one long stream.
 
-    <s> a b c d <s> e f <s> g h i j k ...      starts  0 5 8 ...      every document begins with BOS
+<s> a b c d <s> e f <s> g h i j k ...      starts  0 5 8 ...      every document begins with BOS
 """
 
 from pathlib import Path

@@ -8,6 +8,7 @@ A row of seq_len positions, padded at the end:
 """
 
 import bisect
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,11 +32,23 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
     No length may exceed `capacity`. Best-fit decreasing, as in Ding et al. (2024, section 3).
     """
+    return best_fit_sides([(length,) for length in lengths], (capacity,))
+
+
+def best_fit_sides(sizes: Sequence[tuple[int, ...]], capacity: tuple[int, ...]) -> list[list[int]]:
+    """`best_fit` of items that take up room on several sides of a row at once: an encoder's and a decoder's.
+
+    "Longest" is by the side on which an item takes the largest share; "fullest" is by the first side.
+    """
     rows: list[list[int]] = []
-    with_room: dict[int, list[int]] = {}
-    rooms: list[int] = []
-    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = bisect.bisect_left(rooms, lengths[item])
+    with_room: dict[tuple[int, ...], list[int]] = {}
+    rooms: list[tuple[int, ...]] = []
+    share = [max(size / most for size, most in zip(item, capacity, strict=True)) for item in sizes]
+    for item in sorted(range(len(sizes)), key=lambda i: -share[i]):
+        size = sizes[item]
+        place = bisect.bisect_left(rooms, size)
+        while place < len(rooms) and any(map(operator.lt, rooms[place], size)):
+            place += 1
         if place == len(rooms):
             row, room = len(rows), capacity
             rows.append([])
@@ -45,7 +58,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             if not with_room[room]:
                 del rooms[place], with_room[room]
         rows[row].append(item)
-        room -= lengths[item]
+        room = tuple(map(operator.sub, room, size))
         if room not in with_room:
             with_room[room] = []
             bisect.insort(rooms, room)
@@ -55,15 +68,25 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 def lay(rows: list[list[tuple[np.ndarray, np.ndarray]]], seq_len: int, pad: int) -> dict[str, torch.Tensor]:
     """`tokens`, `segments`, `labels`, each (B, seq_len), of rows of documents; none: a row of padding."""
-    size = (max(1, len(rows)), seq_len)
-    tokens = np.full(size, pad, np.int64)
-    segments = np.zeros(size, np.int32)
-    labels = np.full(size, IGNORED, np.int64)
+    named = [[{"tokens": tokens, "labels": labels} for tokens, labels in row] for row in rows]
+    return lay_side(named, "segments", {"tokens": pad, "labels": IGNORED}, seq_len)
+
+
+def lay_side(rows, segments: str, fill: dict[str, int], length: int) -> dict[str, torch.Tensor]:
+    """One side of rows of documents: `segments` and every key of `fill`, each (B, length).
+
+    A document is a mapping with an array under each of those keys; `fill` says what padding holds.
+    """
+    size = (max(1, len(rows)), length)
+    arrays = {k: np.full(size, value, bool if value is False else np.int64) for k, value in fill.items()}
+    arrays[segments] = np.zeros(size, np.int32)
+    first = next(iter(fill))
     for b, row in enumerate(rows):
         start = 0
-        for number, (ids, targets) in enumerate(row, 1):
-            end = start + len(ids)
-            tokens[b, start:end], segments[b, start:end], labels[b, start:end] = ids, number, targets
+        for number, document in enumerate(row, 1):
+            end = start + len(document[first])
+            arrays[segments][b, start:end] = number
+            for key in fill:
+                arrays[key][b, start:end] = document[key]
             start = end
-    arrays = {"tokens": tokens, "segments": segments, "labels": labels}
     return {key: torch.from_numpy(array) for key, array in arrays.items()}
