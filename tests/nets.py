@@ -10,7 +10,11 @@ from llmkit.models.heads import with_head
 def random_net(head: str = "lm", **changes) -> torch.nn.Module:
     """A decoder of 400 pieces whose norms and head are far from their initial ones and zeros."""
     sizes = {"width": 48, "layers": 3, "heads": 4, "kv_heads": 2, "vocab_size": 400, "context": 128}
-    net = with_head(Decoder(Settings(**(sizes | {"init_std": 0.2} | changes))), head)
+    return wild(with_head(Decoder(Settings(**(sizes | {"init_std": 0.2} | changes))), head))
+
+
+def wild(net: torch.nn.Module) -> torch.nn.Module:
+    """`net` with initial weights, but norms and biases between 0.5 and 1.5; in evaluation mode."""
     initialise(net, seed=1).eval()
     generator = torch.Generator().manual_seed(2)
     for name, p in net.named_parameters():

@@ -14,6 +14,9 @@ class Past:
         self.segments = torch.zeros(rows, size, dtype=torch.int32, device=device)
         self.length = 0
         self.layers = [_Layer(self, (rows, kv_heads, size, head_dim)) for _ in range(layers)]
+        self.source_segments: Tensor | None = None
+        self.crosses: list[tuple[Tensor, Tensor]] = []
+        """Of an encoder-decoder: the segments (B, R) of its source, each layer's keys and values of it."""
 
     def append(self, tokens: Tensor, segments: Tensor | None) -> Tensor:
         """Make room for `tokens` (B, T); -> the segments (B, S) of all positions so far, these included."""
@@ -22,6 +25,15 @@ class Past:
         self.segments[:, self.length : end] = 1 if segments is None else segments
         self.length = end
         return self.segments[:, :end]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows, in this order, a row as often as it is named: what a beam search does."""
+        self.segments = self.segments[rows]
+        if self.source_segments is not None:
+            self.source_segments = self.source_segments[rows]
+        self.crosses = [(k[rows], v[rows]) for k, v in self.crosses]
+        for layer in self.layers:
+            layer.keep(rows)
 
 
 class _Layer:
@@ -39,3 +51,8 @@ class _Layer:
         start = end - k.shape[2]
         self.keys[:, :, start:end], self.values[:, :, start:end] = k, v
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def keep(self, rows: Tensor) -> None:
+        self.shape = (len(rows), *self.shape[1:])
+        if self.keys is not None:
+            self.keys, self.values = self.keys[rows], self.values[rows]
