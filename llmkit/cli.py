@@ -3,6 +3,7 @@
 Everything heavy is imported inside the verb that needs it.
 """
 
+import errno
 import inspect
 import os
 import sys
@@ -327,7 +328,10 @@ def main(argv: list[str] | None = None) -> int:
         return _tell("interrupted", 130, words)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _tell(f"{where}{error.strerror or error}", 3, words)
+        what = f"{error.strerror or error}"
+        if error.errno == errno.ENOSPC:
+            what += "; make room, or name another disk with out=DIR; nothing half-written was left"
+        return _tell(f"{where}{what}", 3, words)
     except Exception as error:
         if (usage := getattr(error, "format_message", None)) is not None:
             return _tell(usage().replace("\n", " "), 2, words) if usage() else 2

@@ -190,9 +190,9 @@ class Store:
             except CheckpointError as error:
                 self.damaged.append(str(error))
         if self.damaged:
-            listed = "\n  ".join(self.damaged)
+            listed = "; ".join(self.damaged)
             raise CheckpointError(
-                f"{self.folder}: no checkpoint is whole; start afresh with --fresh\n  {listed}"
+                f"{self.folder}: no checkpoint is whole; start afresh with --fresh ({listed})"
             )
         return None
 

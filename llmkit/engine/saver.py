@@ -15,6 +15,7 @@ from llmkit.checkpoint import fragments
 from llmkit.checkpoint.store import Store
 from llmkit.engine.backend import Backend
 from llmkit.engine.recipe import TrainRecipe
+from llmkit.errors import CheckpointError
 from llmkit.log import say, warn
 from llmkit.objectives.phase import Objective
 
@@ -94,6 +95,8 @@ class Saver:
             tokenizer=self.lineage.get("tokenizer"),
         )
         if path is None:
+            if last:  # nothing comes behind it that could be saved instead
+                raise CheckpointError(f"{self.store.failure}; make room, and the same command continues")
             if self.backend.rank == 0:
                 warn(self.store.failure)
             return

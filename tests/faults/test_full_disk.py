@@ -34,6 +34,15 @@ def test_too_many_failed_saves_stop_all_ranks_with_one_line(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_whose_last_save_fails_is_not_called_done(tmp_path):
+    ended = ranks.spawn(scenes.full_disk, 2, str(tmp_path / "run"), {}, [8])
+    assert [rank.code for rank in ended] == [4, 4], [rank.text for rank in ended]
+    assert "checkpoint of step 8 not saved (rank 1: [Errno 28] No space left" in ended[0].text
+    assert "make room, and the same command continues" in ended[0].text
+    assert small.newest(tmp_path / "run").name == "step_00000006"
+
+
+@pytest.mark.slow
 def test_if_the_ranks_did_not_agree_on_it_a_full_disk_would_break_the_run(tmp_path):
     ended = ranks.spawn(scenes.full_disk, 2, str(tmp_path / "run"), {}, [4], False, timeout_s=40)
     assert all(rank.code for rank in ended)
