@@ -7,6 +7,7 @@ it into a row. A rank that runs out of rows still gets its batch, of padding alo
 the same number of them.
 """
 
+import functools
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -22,8 +23,11 @@ class Loader:
     """The batches of one rank: `group(step)` to train on, `heldout(max_rows)` to evaluate on.
 
     `rows` is the global number of rows a step uses (per draw), `micro_rows` the most that one micro-batch
-    holds.
+    holds. A dataset may have an `order(seed)` of its own, and `groups` of row ids to be evaluated apart.
+    `ledger` is told which rows each step was given.
     """
+
+    ledger = None
 
     def __init__(self, dataset, rows: int, micro_rows: int, rank: int, world: int, seed: int, draws: int = 1):
         self.dataset = dataset
@@ -33,9 +37,14 @@ class Loader:
         self.world = world
         self.draws = draws
         self.num_micro = -(-rows // (world * micro_rows))
-        self._order = Order(len(dataset), seed)
+        self._seed = seed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._ahead: tuple[int, Future] | None = None
+
+    @functools.cached_property
+    def _order(self):
+        own = getattr(self.dataset, "order", None)
+        return own(self._seed) if own else Order(len(self.dataset), self._seed)
 
     def samples(self, step: int) -> list[list[int]]:
         """The global sample numbers of each micro-batch of this rank at `step`; empty lists included."""
@@ -53,21 +62,29 @@ class Loader:
             self._prepare(step)
         ready = self._ahead[1].result()
         self._prepare(step + 1)
+        if self.ledger:
+            self.ledger.note(step, ((s, self._order.row(s)) for micro in self.samples(step) for s in micro))
         return ready
 
-    def heldout(self, max_rows: int | None = None) -> Iterator[Batch]:
-        """Batches over the whole dataset, or a fixed random `max_rows` of it, dealt out to the ranks.
+    def groups(self, max_rows: int | None = None) -> dict[str, list[Batch]]:
+        """`heldout` of each group of rows that the dataset names, or of all rows under ""."""
+        groups = getattr(self.dataset, "groups", {"": None})
+        return {name: list(self.heldout(max_rows, group)) for name, group in groups.items()}
+
+    def heldout(self, max_rows: int | None = None, group: range | None = None) -> Iterator[Batch]:
+        """Batches over the dataset or a group of it, or a fixed random `max_rows` of that, dealt to ranks.
 
         The rows do not depend on the run's seed, so figures of different runs are about the same rows.
         """
-        n = len(self.dataset)
+        group = group or range(len(self.dataset))
+        n = len(group)
         wanted = min(n, max_rows or n)
         fixed = Order(n, seed=0)
         stride = self.world * self.micro_rows
         for micro in range(-(-wanted // stride)):
             start = micro * stride + self.rank * self.micro_rows
             places = range(start, min(start + self.micro_rows, wanted))
-            yield _pin(self.dataset.batch([(i, fixed.row(i)) for i in places]))
+            yield _pin(self.dataset.batch([(i, group[fixed.row(i)]) for i in places]))
 
     def close(self) -> None:
         """Stop the thread; what it has prepared is dropped."""

@@ -13,9 +13,9 @@ class Evaluator:
     """Runs each phase on fixed held-out micro-batches, over the ranks; averaged weights if there are."""
 
     def __init__(
-        self, objective: Objective, backend: Backend, batches: list, every: int, steps: int, samples: Path
+        self, objective: Objective, backend: Backend, batches: dict, every: int, steps: int, samples: Path
     ):
-        """`batches`: this rank's held-out micro-batches; every rank has the same number of them.
+        """`batches`: this rank's held-out micro-batches by group; every rank has the same number of them.
 
         What the objective has to show is written into the directory `samples`.
         """
@@ -25,7 +25,7 @@ class Evaluator:
     def run(self, done: int) -> dict[str, float]:
         """`heldout/...` figures if an evaluation is due after `done` steps, else nothing."""
         due = done == self.steps or (self.every and done % self.every == 0)
-        if not due or not self.batches:
+        if not due or not any(self.batches.values()):
             return {}
         with contextlib.ExitStack() as stack:
             for net in self.backend.trained:
@@ -35,18 +35,30 @@ class Evaluator:
             return figures
 
     def _figures(self) -> dict[str, float]:
+        """The objective's metrics over all batches, and over those of every group that has a name."""
         figures: dict[str, float] = {}
         several = len(self.objective.phases) > 1
+        groups = {name: self._sums(batches) for name, batches in self.batches.items()}
+        for phase in self.objective.phases:
+            prefix = f"heldout/{phase.name}/" if several else "heldout/"
+            sums = {prefix + name + "/": found[phase.name] for name, found in groups.items() if name}
+            sums[prefix] = add(found[phase.name] for found in groups.values())
+            for where, numbers in sums.items():
+                metrics = self.objective.metrics(phase, numbers)
+                figures |= {where + key: round(value, 8) for key, value in metrics.items()}
+        return figures
+
+    def _sums(self, batches: list) -> dict[str, dict[str, float]]:
+        """What every phase's loss sees in `batches`, summed over the ranks."""
         seen: dict[str, dict] = {phase.name: {} for phase in self.objective.phases}
-        for batch in self.batches:
+        for batch in batches:
             (ready,) = self.backend.prepare(self.backend.place([batch]), 0)
             for phase in self.objective.phases:
                 seen[phase.name] = add([seen[phase.name], self.backend.evaluate(phase, ready)])
-        for phase in self.objective.phases:
-            sums = {key: float(value) for key, value in self.backend.total(seen[phase.name]).items()}
-            prefix = f"heldout/{phase.name}/" if several else "heldout/"
-            figures |= {prefix + key: round(v, 8) for key, v in self.objective.metrics(phase, sums).items()}
-        return figures
+        return {
+            name: {key: float(value) for key, value in self.backend.total(numbers).items()}
+            for name, numbers in seen.items()
+        }
 
     @torch.no_grad()
     def _show(self, done: int) -> None:

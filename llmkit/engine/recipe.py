@@ -29,12 +29,13 @@ class Run(Section):
     )
     max_skips: int = Field(8, ge=1, description="non-finite steps in a row before the run is given up")
     max_failed_saves: int = Field(3, ge=1, description="failed saves in a row before the run stops")
+    ledger: bool = Field(False, description="write down which rows every step is given, in the run's ledger/")
     time_limit_s: float | None = Field(
         None, gt=0, description="seconds of training before a checkpointed stop"
     )
     changeable: ClassVar[tuple[str, ...]] = (
         "steps", "tokens", "log_every", "eval_every", "eval_rows", "save_every", "keep", "max_skips",
-        "max_failed_saves", "time_limit_s",
+        "max_failed_saves", "time_limit_s", "ledger",
     )  # fmt: skip
     quick_values: ClassVar[dict[str, Any]] = {
         "steps": 20, "tokens": None, "log_every": 5, "eval_every": 10, "eval_rows": 16, "save_every": 10,

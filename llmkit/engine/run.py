@@ -104,7 +104,7 @@ class _Run:
         meter.open(Metrics(self.out, begun) if dist.rank() == 0 else None)
         guard, stop = Guard(recipe.run.max_skips), Stop(recipe.run.time_limit_s)
         meter.skipped = lambda: guard.skipped
-        batches = list(heldout.heldout(recipe.run.eval_rows))
+        batches = heldout.groups(recipe.run.eval_rows)
         evaluator = Evaluator(objective, backend, batches, recipe.run.eval_every, steps, self.out / "samples")
         try:
             if begun == 0:
@@ -116,6 +116,8 @@ class _Run:
                 say(f"{recipe.objective.name}: {size_} on {where}, {how}")
                 if objective.batch_statistics:
                     say("this loss depends on which rows share a micro-batch: equal layouts, equal results")
+            if recipe.run.ledger:
+                data.ledger = self._ledger(begun)
             rate = functools.partial(factor, recipe.schedule, steps=steps)
             loop.train(steps, rate, objective, backend, data, evaluator, saver, meter, guard, stop, begun)
             return self._finish(saver, meter)
@@ -144,6 +146,15 @@ class _Run:
         micro = self.recipe.batch.micro_rows or -(-rows // backend.world)
         place = (rows, micro, backend.rank, backend.world, self.recipe.run.seed)
         return Loader(self.train_set, *place, draws=objective.draws), Loader(self.heldout_set, *place)
+
+    def _ledger(self, begun: int):
+        from llmkit.data import ledger
+
+        folder = self.out / "ledger"
+        if dist.rank() == 0:
+            ledger.forget(folder, begun)
+        dist.barrier("opening the ledger")
+        return ledger.Ledger(folder, begun, dist.rank())
 
     def _meter(self, objective, backend) -> Meter:
         settings = self.recipe.model
@@ -201,7 +212,10 @@ def _resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
         per_step = recipe.batch.rows * dataset.seq_len
         run = run.model_copy(update={"steps": -(-run.tokens // per_step)})
     _fits(model, dataset)
-    return recipe.model_copy(update={"model": model, "run": run})
+    data = recipe.data
+    if hasattr(dataset, "plan"):
+        data = dataset.plan(run.steps * recipe.batch.rows)
+    return recipe.model_copy(update={"model": model, "run": run, "data": data})
 
 
 DATA_TELLS = ("vocab_size", "size", "channels", "classes")
@@ -231,6 +245,9 @@ def _sources(data, dataset) -> dict[str, Any]:
     """{source: its licence and origin}: the dataset's own, or those of the directories that it reads."""
     if hasattr(dataset, "licences"):
         return dataset.licences
+    if hasattr(dataset, "parts"):
+        every = [_sources(part.settings, part) for part in dataset.parts.values()]
+        return {name: facts for found in every for name, facts in found.items()}
     folders = [getattr(data, key) for key in ("data", "shards") if hasattr(data, key)]
     return {
         name: facts for folder in folders for name, facts in manifest.read(folder).get("licences", {}).items()

@@ -76,6 +76,7 @@ class Documents:
         items = [sizes[n] for n in self._lengths.tolist()]
         capacity = tuple(self.noise.sides.values())
         self._rows = best_fit_sides(items, capacity) if settings.pack else [[i] for i in range(len(items))]
+        self.num_tokens = int(self._lengths.sum())
         self.counts = self._counted(corpus, items)
         noise = settings.noise.model_dump(mode="json")
         self.fingerprint = manifest.digest([*corpus.facts, self.seq_len, noise, settings.pack])
@@ -108,7 +109,7 @@ class Documents:
         """Documents, tokens, pieces and rows; tokens cropped, and positions of each side without a token."""
         whole = corpus.num_tokens - len(corpus.starts)
         counts = {**corpus.counts, "pieces": len(items), "rows": len(self._rows)}
-        counts["cropped_tokens"] = whole - int(self._lengths.sum())
+        counts["cropped_tokens"] = whole - self.num_tokens
         for side, used in zip(self.noise.sides, zip(*items, strict=True), strict=True):
             name = "padded_positions" if side == "tokens" else f"padded_{side}_positions"
             counts[name] = len(self._rows) * self.noise.sides[side] - sum(used)
