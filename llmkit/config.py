@@ -29,6 +29,10 @@ class Section(BaseModel):
     quick_values: ClassVar[dict[str, Any]] = {}
 
 
+_open: set[str] = set()
+"""Kinds of components whose JSON schema is being made."""
+
+
 class Component:
     """Annotation of a field that holds the `Settings` of a registered component, chosen by its `name` key."""
 
@@ -51,8 +55,14 @@ class Component:
         return core_schema.no_info_plain_validator_function(self.settings, serialization=dump)
 
     def __get_pydantic_json_schema__(self, schema, handler):
-        kinds = [registry.find(self.kind, name).Settings for name in registry.names(self.kind)]
-        return {"oneOf": [inline_schema(kind) for kind in kinds]}
+        if self.kind in _open:  # a component of components (a mixture of datasets): one level is spelt out
+            return {"type": "object", "required": ["name"]}
+        _open.add(self.kind)
+        try:
+            kinds = [registry.find(self.kind, name).Settings for name in registry.names(self.kind)]
+            return {"oneOf": [inline_schema(kind) for kind in kinds]}
+        finally:
+            _open.remove(self.kind)
 
 
 def inline_schema(section: type[Section]) -> dict:
