@@ -118,6 +118,7 @@ def _checkpoint(path: Path, head: str | None) -> Opened:
     name = next(iter(several)) if several else choose(reader, head)
     kind = "ema" if "ema" in reader.kinds(name) else "param"
     tensors = reader.whole(name, kind) | reader.whole(name, "buffer")
+    tensors.pop("value_head.weight", None)  # PPO's, of no use to a language model
     net = build(settings, name if several else "score" if "score.weight" in tensors else "lm")
     fill(net, tensors, path)
     tokenizer = Tokenizer.load(path / "tokenizer") if (path / "tokenizer").is_dir() else None

@@ -63,7 +63,7 @@ class Start:
             )
             if found:
                 yield f"{self.net}/{found}", shape, start, {self.kind: views["param"]}
-            elif not name.startswith("score."):
+            elif not name.startswith(("score.", "value_head.")):
                 raise CheckpointError(
                     f"{self.path}: holds no {name}; its model and the recipe's model differ"
                 )

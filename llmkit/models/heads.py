@@ -7,8 +7,11 @@ from torch import Tensor, nn
 from llmkit import registry
 from llmkit.models.blocks import fill_normal
 
-HEADS = ("lm", "score", "value")
-"""What a net can end in. "score" and "value" are the same network; the names say what it is trained for."""
+HEADS = ("lm", "score", "value", "lm_value")
+"""What a net can end in. "score" and "value" are the same network; the names say what it is trained for.
+
+"lm_value" is the text net itself with one row more, `value_head.weight` (1, D), for PPO with a shared trunk.
+"""
 
 
 class ScoreNet(nn.Module):
@@ -63,4 +66,6 @@ def parts(settings) -> dict[str, type]:
 
 def with_head(net: nn.Module, head: str) -> nn.Module:
     """`net` as it is for "lm", inside a ScoreNet for "score" and "value"."""
-    return net if head == "lm" else ScoreNet(net)
+    if head == "lm_value":
+        net.value_head = nn.Linear(net.settings.width, 1, bias=False)
+    return net if head in ("lm", "lm_value") else ScoreNet(net)

@@ -50,7 +50,7 @@ class Sink:
     def ignore(self, *args, **kwargs):
         pass
 
-    begin = end = watch = check = save = ignore
+    begin = end = watch = check = heed = save = ignore
 
 
 class Data:

@@ -16,6 +16,7 @@ from torch import nn
 
 from llmkit import registry
 from llmkit.config import Section
+from llmkit.data.sets.prompts import Prompt
 from llmkit.engine.recipe import Optim
 from llmkit.models.blocks import initialise
 from llmkit.models.decoder import Decoder
@@ -41,7 +42,7 @@ class Problem:
 # ---- the objectives of llmkit, on packed rows --------------------------------------------------------------
 
 
-def decoder(head: str = "lm", **changes) -> nn.Module:
+def decoder(head: str = "lm", net: str = "", **changes) -> nn.Module:
     """Two layers, width 16, vocabulary 29; on the meta device, as a run builds it."""
     shape = {"width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "vocab_size": VOCABULARY, "context": LENGTH}
     with torch.device("meta"):
@@ -70,6 +71,22 @@ def pairs(step: int, draw: int, slot: int) -> Batch:
     margin = torch.rand(ROWS, 1, generator=keyed("margin", step, draw, slot))
     valid = torch.full((ROWS, 1), not empty(step, slot))
     return {**batch, "ends": ends[:, None], "valid": valid, "margin": margin}
+
+
+def prompts(step: int, draw: int, slot: int) -> Batch:
+    """Two prompts of two to four tokens, or none; a reply ends with token 2 or 3."""
+    generator = keyed("prompts", step, draw, slot)
+    asked = []
+    for row in range(0 if empty(step, slot) else ROWS):
+        ids = torch.randint(4, VOCABULARY, (2 + (row + slot) % 3,), generator=generator).tolist()
+        asked.append(Prompt(ids, {"messages": []}, f"{step}/{draw}/{slot}/{row}"))
+    return {"prompts": asked, "tokenizer": Letters, "stop": [2, 3], "pad": 0}
+
+
+class Letters:
+    """What stands in for a tokenizer where nobody reads the replies."""
+
+    decode = staticmethod(str)
 
 
 def empty(step: int, slot: int) -> bool:
@@ -291,6 +308,41 @@ PROBLEMS = {
     "sft": ours("sft", packed, "tokens"),
     "reward": ours("reward", pairs, "pairs", margin=0.5, centering=0.01),
     "dpo": ours("dpo", pairs, "pairs", sft_weight=0.2),
+    "grpo": ours(
+        "grpo",
+        prompts,
+        "replies",
+        samples=3,
+        max_new=6,
+        reward_model="its own net",
+        loss="grpo",
+        kl=0.1,
+        minibatches=2,
+        epochs=2,
+        missing_eos_penalty=0.5,
+    ),
+    "ppo": ours(
+        "ppo",
+        prompts,
+        "tokens",
+        samples=2,
+        max_new=6,
+        reward_model="its own net",
+        minibatches=2,
+        epochs=2,
+        kl_target=0.1,
+        kl_horizon=100,
+    ),
+    "ppo_shared": ours(
+        "ppo",
+        prompts,
+        "tokens",
+        samples=2,
+        max_new=6,
+        reward_model="its own net",
+        value="shared",
+        epochs=2,
+    ),
     "two_denominators": made(TwoDenominators, two_denominators, "pairs", {"policy": (6, 16, 9)}),
     "penalised_gan": made(PenalisedGan, images, "images", GAN_NETS, ema=0.9),
     "clamped_gan": made(Gan, images, "images", GAN_NETS, ema=0.9, clamp=0.3),

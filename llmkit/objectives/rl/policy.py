@@ -134,10 +134,15 @@ class PolicyGradient(Objective):
             rows["old_nll"] = token_nll(nets["model"], rows)
         if s.referred:
             rows["reference_nll"] = token_nll(nets["reference"], rows)
+        rows |= self.remember(nets, rows)
         if said:
             shown = zip(said[:SHOWN], rows["reward"][:SHOWN].tolist())
             self._table = [(r.record, r.text, r.ended, reward) for r, reward in shown]
         return rows
+
+    def remember(self, nets, rows):
+        """What else the updates compare with, by column."""
+        return {}
 
     def penalty(self, rows):
         """kl * KL of every reply token where it is part of the reward, (B, T); else 0."""
