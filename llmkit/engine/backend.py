@@ -71,7 +71,7 @@ class Backend:
         self._key, self._micro = key, 0
         optimizer = self.optimizer(phase.net)
         for group in optimizer.param_groups:
-            group["lr"] = self.optims[phase.net].lr * factor
+            group["lr"] = self.optims[phase.net].lr * factor * group["lr_scale"]
 
     def prepare(self, group: list[Batch], key: int) -> list[Batch]:
         """The objective's work before the updates, in their precision: no engine enters autocast here."""

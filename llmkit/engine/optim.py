@@ -55,14 +55,21 @@ def decays(name: str, p: nn.Parameter) -> bool:
 
 
 def build(net: nn.Module, settings: Optim) -> AdamW:
-    """The optimiser of one network: two groups by rule, the fused kernel."""
-    named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for name, p in named if decays(name, p)], "weight_decay": settings.weight_decay},
-        {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0},
-    ]
+    """The optimiser of one network: parameters grouped by decay and by the net's `lr_scale`, the fused kernel.
+
+    A net may have a method `lr_scale(name) -> float`, which the learning rate of that parameter is multiplied
+    by (muP); each group keeps it as `lr_scale`.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in net.named_parameters():
+        if p.requires_grad:
+            decay = settings.weight_decay if decays(name, p) else 0.0
+            groups.setdefault((-decay, lr_scale(net, name)), []).append(p)
     return AdamW(
-        [group for group in groups if group["params"]],
+        [
+            {"params": groups[key], "weight_decay": -key[0], "lr": settings.lr * key[1], "lr_scale": key[1]}
+            for key in sorted(groups)
+        ],
         lr=settings.lr,
         betas=settings.betas,
         eps=settings.eps,
@@ -70,3 +77,8 @@ def build(net: nn.Module, settings: Optim) -> AdamW:
         ema=settings.ema,
         fused=True,
     )
+
+
+def lr_scale(net: nn.Module, name: str) -> float:
+    """What the net multiplies the learning rate of parameter `name` by: 1 for a net that does not say."""
+    return net.lr_scale(name) if hasattr(net, "lr_scale") else 1.0

@@ -36,6 +36,11 @@ class ScoreNet(nn.Module):
         else:
             fill_normal(p, (self.settings.width + 1) ** -0.5, generator)
 
+    def lr_scale(self, name: str) -> float:
+        """What the learning rate of a parameter is multiplied by: the trunk's answer, 1 for the head."""
+        ask = getattr(self.trunk, "lr_scale", None)
+        return ask(name.removeprefix("trunk.")) if ask and name.startswith("trunk.") else 1.0
+
     def hidden(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """tokens (B, T) -> (B, T, D), the trunk's."""
         return self.trunk.hidden(tokens, segments)

@@ -1,5 +1,6 @@
 """The optimiser's tail is elementwise, starts at the initial weights, and does nothing on a skipped step."""
 
+import pytest
 import torch
 
 from llmkit.engine import optim
@@ -63,3 +64,15 @@ def test_a_skipped_step_changes_nothing():
     optimizer.step()
     assert torch.equal(p, weight)
     assert all(torch.equal(optimizer.state[p][key], value) for key, value in kept.items())
+
+
+def test_a_net_scales_the_learning_rate_of_its_parameters_by_name():
+    class Scaled(torch.nn.Linear):
+        def lr_scale(self, name):
+            return 0.25 if name == "weight" else 1.0
+
+    optimizer = optim.build(Scaled(3, 4), Optim(lr=0.1))
+    assert {p.ndim: group["lr"] for group in optimizer.param_groups for p in group["params"]} == {
+        2: pytest.approx(0.025),
+        1: 0.1,
+    }
