@@ -1,6 +1,6 @@
 """From a step number to the micro-batches of this rank, prepared one step ahead by a thread.
 
-    sample = (step * draws + draw) * rows + (micro * world + rank) * micro_rows + j
+    sample = before(step) * draws + draw * rows + (micro * world + rank) * micro_rows + j
 
 Every sample number stands in exactly one micro-batch of one rank, whatever the world size; `Order` turns
 it into a row. A rank that runs out of rows still gets its batch, of padding alone, so that all ranks run
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from llmkit.data.order import Order
+from llmkit.data.order import Growth, Order
 
 Batch = dict[str, Any]
 
@@ -22,21 +22,22 @@ Batch = dict[str, Any]
 class Loader:
     """The batches of one rank: `group(step)` to train on, `heldout(max_rows)` to evaluate on.
 
-    `rows` is the global number of rows a step uses (per draw), `micro_rows` the most that one micro-batch
-    holds. A dataset may have an `order(seed)` of its own, and `groups` of row ids to be evaluated apart.
-    `ledger` is told which rows each step was given.
+    `rows` is the global number of rows of a step (per draw), or how it grows; `micro_rows` the most that one
+    micro-batch holds. A dataset may have an `order(seed)` of its own, and `groups` of row ids to be evaluated
+    apart. `ledger` is told which rows each step was given.
     """
 
     ledger = None
 
-    def __init__(self, dataset, rows: int, micro_rows: int, rank: int, world: int, seed: int, draws: int = 1):
+    def __init__(
+        self, dataset, rows: int | Growth, micro_rows: int, rank: int, world: int, seed: int, draws: int = 1
+    ):
         self.dataset = dataset
-        self.rows = rows
+        self.growth = rows if isinstance(rows, Growth) else Growth(rows)
         self.micro_rows = micro_rows
         self.rank = rank
         self.world = world
         self.draws = draws
-        self.num_micro = -(-rows // (world * micro_rows))
         self._seed = seed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._ahead: tuple[int, Future] | None = None
@@ -49,15 +50,16 @@ class Loader:
     def samples(self, step: int) -> list[list[int]]:
         """The global sample numbers of each micro-batch of this rank at `step`; empty lists included."""
         micros = []
+        rows = self.growth.at(step)
         for draw in range(self.draws):
-            first = (step * self.draws + draw) * self.rows
-            for micro in range(self.num_micro):
+            first = self.growth.before(step) * self.draws + draw * rows
+            for micro in range(-(-rows // (self.world * self.micro_rows))):
                 start = (micro * self.world + self.rank) * self.micro_rows
-                micros.append([first + i for i in range(start, min(start + self.micro_rows, self.rows))])
+                micros.append([first + i for i in range(start, min(start + self.micro_rows, rows))])
         return micros
 
     def group(self, step: int) -> list[Batch]:
-        """The `draws * num_micro` micro-batches of `step`, draw by draw; starts on those of the next."""
+        """The micro-batches of `step`, draw by draw; starts on those of the next."""
         if self._ahead is None or self._ahead[0] != step:
             self._prepare(step)
         ready = self._ahead[1].result()

@@ -6,6 +6,9 @@
 Resuming is knowing one number. Any rank can say which row any sample is, without asking the others.
 """
 
+from bisect import bisect_left
+from itertools import accumulate
+
 _MASK = (1 << 64) - 1
 _ROUNDS = 6
 
@@ -46,3 +49,33 @@ class Order:
         """The row id, in range(n), of global sample number `sample` (0, 1, ... without end)."""
         epoch, place = divmod(sample, self.n)
         return scatter(place, self.n, mix(mix(self.seed & _MASK) ^ epoch))
+
+
+class Growth:
+    """The rows of each step of a run whose batch grows: from `start` to `rows`, linearly over `steps` steps.
+
+    Rows come in multiples of `start`, so that micro-batches keep their shape. A function of the step alone.
+    """
+
+    def __init__(self, rows: int, start: int | None = None, steps: int = 0):
+        self.rows = rows
+        least = start or rows
+        grown = (least + (rows - least) * step / steps for step in range(steps))
+        self._rows = [min(rows, round(wanted / least) * least) for wanted in grown]
+        self._before = [0, *accumulate(self._rows)]
+
+    def at(self, step: int) -> int:
+        """The rows of step `step`."""
+        return self._rows[step] if step < len(self._rows) else self.rows
+
+    def before(self, step: int) -> int:
+        """The rows of all steps before `step`."""
+        grown = min(step, len(self._rows))
+        return self._before[grown] + (step - grown) * self.rows
+
+    def steps(self, rows: int) -> int:
+        """How many steps it takes to see `rows` rows."""
+        step = bisect_left(self._before, rows)
+        if step < len(self._before):
+            return step
+        return len(self._rows) - (self._before[-1] - rows) // self.rows

@@ -47,6 +47,10 @@ class Backend:
         self.device, self.rank, self.world = dist.device(), dist.rank(), dist.world()
         self.trained = list(dict.fromkeys(phase.net for phase in objective.phases))
 
+    @classmethod
+    def refuse(cls, objective: Objective, parallel: Parallel) -> None:
+        """ConfigError for what this backend cannot do, before anything is built."""
+
     # ---- one update ----------------------------------------------------------------------------------------
 
     def place(self, group: list[Batch]) -> list[Batch]:

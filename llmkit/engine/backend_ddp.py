@@ -45,7 +45,7 @@ class Ddp(Backend):
             find_unused_parameters=phases > 1,  # a phase may use a part of its net
         )
 
-    def optimizer(self, net: str) -> optim.AdamW:
+    def optimizer(self, net: str) -> optim.Optimizer:
         return self.optimizers[net]
 
     def accumulate(self, phase: Phase, last: bool):
@@ -70,27 +70,27 @@ class Ddp(Backend):
         return Applied(finite, norm)
 
     def pieces(self, net: str, writing: bool) -> Iterator[Piece]:
-        state, kinds = self.optimizers[net].state, self.optimizers[net].kinds
-        if writing and not state:
+        optimizer = self.optimizers[net]
+        if writing and not optimizer.state:
             self.allocate(net, 0)  # no step has been applied yet
         for i, (name, p) in enumerate(self.nets[net].named_parameters()):
-            if not writing or i % self.world == self.rank:
-                moments = {kind: state[p][kind].view(-1) for kind in kinds if kind in state.get(p, {})}
-                yield name, p.shape, 0, {"param": p.detach().view(-1), **moments}
+            if writing and i % self.world != self.rank:
+                continue
+            moments = optimizer.moments(p)
+            alike = {kind: value.view(-1) for kind, value in moments.items() if value.shape == p.shape}
+            yield name, p.shape, 0, {"param": p.detach().view(-1), **alike}
+            for kind in moments.keys() - alike.keys():  # Adafactor's means, in shapes of their own
+                yield f"{name}.{kind}", moments[kind].shape, 0, {kind: moments[kind].view(-1)}
 
     @torch.no_grad()
     def allocate(self, net: str, steps: int) -> None:
         optimizer = self.optimizers[net]
         for group in optimizer.param_groups:
             for p in group["params"]:
-                moments = {
-                    kind: p.clone() if kind == "ema" else torch.zeros_like(p) for kind in optimizer.kinds
-                }
-                # the fused kernel keeps its step count on the parameter's device
-                optimizer.state[p] = {"step": torch.tensor(float(steps), device=p.device), **moments}
+                optimizer.state[p] = optimizer.fresh(p, group, steps)
 
     def steps_taken(self, net: str) -> int:
-        return max((int(s["step"]) for s in self.optimizers[net].state.values()), default=0)
+        return self.optimizers[net].steps()
 
     def close(self) -> None:
         """Let go of DDP's reducers while the process group lives.

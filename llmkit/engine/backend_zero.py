@@ -18,6 +18,7 @@ from torch import nn
 
 from llmkit.engine import optim, zero_config
 from llmkit.engine.backend import Applied, Backend, Piece
+from llmkit.engine.rules import Cut, Part
 from llmkit.errors import ConfigError
 from llmkit.log import warn
 from llmkit.models.blocks import initialise
@@ -31,8 +32,8 @@ class Zero(Backend):
 
     def __init__(self, objective, nets, optims, parallel, seed):
         super().__init__(objective, nets, optims, parallel, seed)
-        self.stage = int(parallel.backend.removeprefix("zero"))
-        self._refuse()
+        self.stage = _stage(parallel)
+        self.refuse(objective, parallel)
         self.deepspeed = _deepspeed(self.device)
         self.configs = {name: self._config(name) for name in self.trained}
         for name, net in nets.items():
@@ -40,14 +41,14 @@ class Zero(Backend):
         self.optimizers = {name: optim.build(nets[name], optims[name]) for name in self.trained}
         self.engines = {name: self._engine(name) for name in self.trained}
 
-    def _refuse(self) -> None:
-        """ConfigError for what ZeRO cannot do."""
-        double = [phase.name for phase in self.objective.phases if phase.double_backward]
-        if self.stage == 3 and double:
+    @classmethod
+    def refuse(cls, objective, parallel) -> None:
+        double = [phase.name for phase in objective.phases if phase.double_backward]
+        if _stage(parallel) == 3 and double:
             raise ConfigError(
                 f"parallel.backend: zero3 cannot differentiate twice, as phase {double[0]} does; use zero2"
             )
-        if self.stage < 3 and self.parallel.offload == "params":
+        if _stage(parallel) < 3 and parallel.offload == "params":
             raise ConfigError("parallel.offload: params needs parallel.backend=zero3; use offload=optimizer")
 
     def _config(self, net: str) -> dict[str, Any]:
@@ -73,6 +74,7 @@ class Zero(Backend):
         engine, *_ = self.deepspeed.initialize(
             model=self.module(net), optimizer=self.optimizers[net], config=self.configs[net]
         )
+        self.optimizers[net].cut = Sharded(engine.optimizer, self.device)
         return engine
 
     # ---- one update ----------------------------------------------------------------------------------------
@@ -81,7 +83,7 @@ class Zero(Backend):
         """The engine enters autocast itself, as its config says."""
         return contextlib.nullcontext()
 
-    def optimizer(self, net: str) -> optim.AdamW:
+    def optimizer(self, net: str) -> optim.Optimizer:
         return self.optimizers[net]
 
     def backward(self, phase: Phase, loss: torch.Tensor) -> None:
@@ -99,16 +101,15 @@ class Zero(Backend):
     # ---- state ---------------------------------------------------------------------------------------------
 
     def pieces(self, net: str, writing: bool) -> Iterator[Piece]:
-        state = self.optimizers[net].state
+        optimizer = self.optimizers[net]
         masters = list(_masters(self.engines[net].optimizer))
-        if writing and any(flat not in state for flat, _ in masters):
+        if writing and any(not optimizer.state.get(flat) for _, flat, _ in masters):
             self.allocate(net, 0)  # no step has been applied yet
         names = {p: name for name, p in self.nets[net].named_parameters()}
-        for flat, ranges in masters:
-            moments = {k: state[flat][k] for k in self.optimizers[net].kinds if k in state.get(flat, {})}
+        for _, flat, ranges in masters:
             for at in ranges:
                 if at.numel:
-                    views = {"param": flat.detach(), **moments}
+                    views = {"param": flat.detach(), **optimizer.moments(flat)}
                     here = {
                         kind: view.view(-1).narrow(0, at.offset, at.numel) for kind, view in views.items()
                     }
@@ -136,13 +137,11 @@ class Zero(Backend):
     @torch.no_grad()
     def allocate(self, net: str, steps: int) -> None:
         optimizer = self.optimizers[net]
-        for flat, _ in _masters(self.engines[net].optimizer):
-            moments = {k: flat.clone() if k == "ema" else torch.zeros_like(flat) for k in optimizer.kinds}
-            step = torch.tensor(float(steps), device=flat.device)
-            optimizer.state[flat] = {"step": step, **{k: m.detach() for k, m in moments.items()}}
+        for number, flat, _ in _masters(self.engines[net].optimizer):
+            optimizer.state[flat] = optimizer.fresh(flat, optimizer.param_groups[number], steps)
 
     def steps_taken(self, net: str) -> int:
-        return max((int(s["step"]) for s in self.optimizers[net].state.values()), default=0)
+        return self.optimizers[net].steps()
 
     @torch.no_grad()
     def refresh(self, net: str) -> None:
@@ -169,6 +168,25 @@ class Zero(Backend):
             engine.destroy()
 
 
+class Sharded(Cut):
+    """Flat shards: which parameters have a piece in one, and sums over the ranks that hold the others."""
+
+    def __init__(self, zero, device: torch.device):
+        self.device = device
+        self._parts = {
+            flat: [Part(_shape(at.p), at.start, at.offset, at.numel) for at in ranges]
+            for _, flat, ranges in _masters(zero)
+        }
+
+    def parts(self, p: torch.Tensor) -> list[Part]:
+        return self._parts[p]
+
+    def total(self, x: torch.Tensor) -> torch.Tensor:
+        there = x.to(self.device)  # an offloaded shard lies in host memory
+        torch.distributed.all_reduce(there)
+        return there.to(x.device)
+
+
 # ---- where DeepSpeed 0.19 keeps the fp32 state -------------------------------------------------------------
 
 
@@ -181,27 +199,29 @@ class Range(NamedTuple):
     numel: int
 
 
-def _masters(zero) -> Iterator[tuple[torch.Tensor, list[Range]]]:
-    """Each flat fp32 master of this rank, which keys the optimiser's state, and what lies in it."""
+def _masters(zero) -> Iterator[tuple[int, torch.Tensor, list[Range]]]:
+    """Each flat fp32 master of this rank, which keys the optimiser's state: (group, master, what lies in it).
+
+    All parameters of the group are listed, on every rank in the same order; `numel` is 0 where none of one is
+    here.
+    """
     if hasattr(zero, "fp32_partitioned_groups_flat"):  # stage 3
-        for flat, group in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
-            yield flat, list(_partitions(zero, group))
+        flats, groups = zero.fp32_partitioned_groups_flat, zero.fp16_groups
+        for i, (flat, group) in enumerate(zip(flats, groups, strict=True)):
+            yield zero.sub_group_to_group_id[i], flat, list(_partitions(zero, group))
         return
     if hasattr(zero, "fp32_groups_flat_partition"):  # stage 1 with bf16 weights and fp32 accumulation
         flats, groups = zero.fp32_groups_flat_partition, zero.bf16_groups
     else:
         flats, groups = zero.single_partition_of_fp32_groups, zero.bit16_groups
-    for flat, group in zip(flats, groups, strict=True):
-        mapped = [(p, p._hp_mapping) for p in group if p._hp_mapping is not None]
-        yield (
-            flat,
-            [
-                Range(
-                    p, m.hp_fragment_address.start, m.lp_fragment_address.start, m.hp_fragment_address.numel
-                )
-                for p, m in mapped
-            ],
-        )
+    for i, (flat, group) in enumerate(zip(flats, groups, strict=True)):
+        yield i, flat, [_mapped(p) for p in group]
+
+
+def _mapped(p: nn.Parameter) -> Range:
+    if (m := p._hp_mapping) is None:
+        return Range(p, 0, 0, 0)
+    return Range(p, m.hp_fragment_address.start, m.lp_fragment_address.start, m.hp_fragment_address.numel)
 
 
 def _partitions(zero, group) -> Iterator[Range]:
@@ -211,6 +231,10 @@ def _partitions(zero, group) -> Iterator[Range]:
         start = part * zero._get_param_partition_rank(p)
         yield Range(p, offset, start, max(0, min(part, p.ds_numel - start)))
         offset += part
+
+
+def _stage(parallel) -> int:
+    return int(parallel.backend.removeprefix("zero"))
 
 
 def _shape(p: nn.Parameter) -> torch.Size:

@@ -20,6 +20,9 @@ def settle(parallel: Parallel, device: torch.device) -> Parallel:
     """
     threads = parallel.threads or default_threads()
     torch.set_num_threads(threads)
+    if device.type == "cuda":
+        kind = "tf32" if parallel.tf32 else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = kind
     backend = _backend(parallel.backend)
     for key, default in (("offload", "none"), ("weights", "fp32")):
         if backend == "ddp" and getattr(parallel, key) != default:

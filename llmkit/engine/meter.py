@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from llmkit.engine.backend import Applied
+from llmkit.engine.profile import Profile
 from llmkit.log import Metrics, say
 from llmkit.models import size
 from llmkit.objectives.phase import Batch, Numbers, Objective, add
@@ -16,8 +17,11 @@ from llmkit.objectives.phase import Batch, Numbers, Objective, add
 class Meter:
     """Loss and figures per phase, gradient norm, rate, tokens/s or images/s, MFU, memory, time left."""
 
-    def __init__(self, objective: Objective, backend, steps: int, log_every: int, flops: float | None):
+    def __init__(
+        self, objective: Objective, backend, steps: int, log_every: int, flops: float | None, profile: Profile
+    ):
         """`flops` of one token, forward and backward; None if unknown."""
+        self.profile = profile
         self.objective, self.backend = objective, backend
         self.steps, self.log_every, self.flops = steps, log_every, flops
         self.peak = size.peak_flops(torch.cuda.get_device_name()) if backend.device.type == "cuda" else None
@@ -42,6 +46,7 @@ class Meter:
         self._count = 0
 
     def begin(self, step: int, lr_factor: float) -> None:
+        self.profile.begin(step)
         self._lr = {net: self.backend.optims[net].lr * lr_factor for net in self.backend.trained}
         if self._first is None:
             self._first, self._started = step, time.perf_counter()
@@ -119,6 +124,7 @@ class Meter:
         return time.perf_counter() - self._started if self._first is not None else 0.0
 
     def close(self) -> None:
+        self.profile.close()
         if self.metrics:
             self.metrics.close()
             self.bar.close()

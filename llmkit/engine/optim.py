@@ -1,4 +1,6 @@
-"""AdamW with a tail, and which parameters decay.
+"""The optimiser of one network: which rule steps which parameter, which parameters decay, and the tail.
+
+    name, p ─► group (rule, weight decay, lr scale) ─► the rule (rules.py) ─► clamp ─► moving average
 
 What a GAN or an averaged model does to weights after a step (clamp, moving average) is elementwise, so it
 belongs to the optimiser: there it runs on whatever flat shard a backend hands over, only on steps that are
@@ -8,77 +10,138 @@ applied, and its state is saved with the moments.
 import torch
 from torch import nn
 
-from llmkit.engine.recipe import Optim
+from llmkit.engine.recipe import Optim, Parallel
+from llmkit.engine.rules import RULES, Cut, State
+from llmkit.errors import ConfigError
+from llmkit.log import warn
 
 
-class AdamW(torch.optim.AdamW):
-    """torch's AdamW, then `clamp` to +-clamp and an exponential moving average in `state[p]["ema"]`.
+class Optimizer(torch.optim.Optimizer):
+    """Steps each group by its rule, then clamps to +-clamp and keeps an average in `state[p]["ema"]`.
 
-    `found_inf` (0-d float tensor, 1 = skip) makes a step do nothing, without the host having to know.
+    `found_inf` (0-d float tensor, 1 = skip) makes a step do nothing; AdamW sees to that on the device, for
+    the other rules the host looks. `cut` says what lies in a tensor that is stepped.
     """
 
-    def __init__(self, params, clamp: float = 0.0, ema: float = 0.0, **kwargs):
-        super().__init__(params, **kwargs)
+    def __init__(self, groups: list[dict], clamp: float = 0.0, ema: float = 0.0):
+        super().__init__(groups, {})
         self.clamp, self.ema = clamp, ema
+        self.cut = Cut()
         self.found_inf: torch.Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure=None):
-        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        first = {p: p.detach().clone() for p in params if self.ema and "ema" not in self.state.get(p, {})}
-        super().step(closure)
+        if self._waits() and self.found_inf is not None and bool(self.found_inf):
+            return None
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = self.fresh(p, group)
+            if params:
+                states = [self.state[p] for p in params]
+                RULES[group["rule"]].update(group, params, states, self.cut, self.found_inf)
+                self._tail(params)
+        return None
+
+    def _waits(self) -> bool:
+        return not all(RULES[group["rule"]].on_device for group in self.param_groups)
+
+    def _tail(self, params: list[torch.Tensor]) -> None:
         for p in params:
             if self.clamp:
                 p.clamp_(-self.clamp, self.clamp)
             if self.ema:
-                average = self.state[p].setdefault("ema", first.get(p))
-                average.lerp_(p, self._weight(p))
-        return None
+                self.state[p]["ema"].lerp_(p, self._weight(p))
 
     def _weight(self, p: torch.Tensor) -> torch.Tensor | float:
         if self.found_inf is None:
             return 1 - self.ema
         return ((1 - self.ema) * (1 - self.found_inf)).to(p.dtype)
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The elementwise state that a checkpoint carries beside the weights."""
-        return ("exp_avg", "exp_avg_sq", "ema") if self.ema else ("exp_avg", "exp_avg_sq")
+    def fresh(self, p: torch.Tensor, group: dict, steps: int = 0) -> State:
+        """The state of `p` in `group` after `steps` steps, with moments of 0 and an average of `p` itself."""
+        rule = RULES[group["rule"]]
+        step = torch.tensor(float(steps), device=p.device if rule.on_device else "cpu")
+        average = {"ema": p.detach().clone()} if self.ema else {}
+        return {"step": step, **{kind: m.detach() for kind, m in rule.fresh(p).items()}, **average}
+
+    def moments(self, p: torch.Tensor) -> State:
+        """What a checkpoint carries of the state of `p`: all but the count of steps."""
+        return {kind: value for kind, value in self.state.get(p, {}).items() if kind != "step"}
+
+    def steps(self) -> int:
+        """How many steps were applied."""
+        return max((int(state["step"]) for state in self.state.values()), default=0)
+
+
+# ---- which parameter is in which group ---------------------------------------------------------------------
 
 
 def decays(name: str, p: nn.Parameter) -> bool:
     """Weight decay is for matrices; not for norms, biases and embeddings."""
-    shape = getattr(
-        p, "ds_shape", p.shape
-    )  # ZeRO-3 leaves a split parameter one dimension and keeps its shape here
-    return len(shape) > 1 and "embed" not in name
+    return len(_shape(p)) > 1 and "embed" not in name
 
 
-def build(net: nn.Module, settings: Optim) -> AdamW:
-    """The optimiser of one network: parameters grouped by decay and by the net's `lr_scale`, the fused kernel.
+def hidden_matrix(name: str, p: nn.Parameter) -> bool:
+    """Whether Muon steps it: matrices between the embedding and the head, alone or stacked (experts)."""
+    return len(_shape(p)) in (2, 3) and not any(word in name for word in OUTSIDE)
+
+
+OUTSIDE = ("embed", "head", "score", "classif", "relative_attention_bias")
+"""Words in the names of matrices that face tokens or labels: their rows are entries, not directions."""
+
+
+def _shape(p: nn.Parameter) -> torch.Size:
+    return getattr(p, "ds_shape", p.shape)  # ZeRO-3 leaves a split parameter one dimension and its shape here
+
+
+def build(net: nn.Module, settings: Optim) -> Optimizer:
+    """The optimiser of one network: parameters grouped by rule, decay and the net's own `lr_scale`.
 
     A net may have a method `lr_scale(name) -> float`, which the learning rate of that parameter is multiplied
     by (muP); each group keeps it as `lr_scale`.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple, list[nn.Parameter]] = {}
     for name, p in net.named_parameters():
         if p.requires_grad:
+            rule = "adamw" if settings.name == "muon" and not hidden_matrix(name, p) else settings.name
             decay = settings.weight_decay if decays(name, p) else 0.0
-            groups.setdefault((-decay, lr_scale(net, name)), []).append(p)
-    return AdamW(
-        [
-            {"params": groups[key], "weight_decay": -key[0], "lr": settings.lr * key[1], "lr_scale": key[1]}
-            for key in sorted(groups)
-        ],
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        clamp=settings.clamp,
-        ema=settings.ema,
-        fused=True,
-    )
+            groups.setdefault((rule, -decay, lr_scale(net, name)), []).append(p)
+    shared = {"betas": settings.betas, "eps": settings.eps, "momentum": settings.momentum}
+    made = [
+        {"params": params, "rule": rule, "weight_decay": -decay, "lr": settings.lr * scale, "lr_scale": scale}
+        for (rule, decay, scale), params in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    return Optimizer([{**group, **shared} for group in made], settings.clamp, settings.ema)
 
 
 def lr_scale(net: nn.Module, name: str) -> float:
     """What the net multiplies the learning rate of parameter `name` by: 1 for a net that does not say."""
-    return net.lr_scale(name) if hasattr(net, "lr_scale") else 1.0
+    scale = getattr(net, "lr_scale", None)
+    return scale(name) if scale else 1.0
+
+
+# ---- what cannot be ----------------------------------------------------------------------------------------
+
+UNREAD = {
+    "adamw": ("momentum",),
+    "adamw_rms": ("momentum",),
+    "lion": ("eps", "momentum"),
+    "sgd": ("betas", "eps"),
+    "adafactor": ("betas", "eps", "momentum"),
+    "muon": (),
+}
+"""Settings that an optimiser does not read."""
+
+
+def check(settings: Optim, parallel: Parallel) -> None:
+    """ConfigError for an optimiser that would be wrong under this backend; a warning for unread settings."""
+    if settings.name == "adafactor" and parallel.backend != "ddp":
+        raise ConfigError(
+            f"optim.name: adafactor needs whole matrices, and {parallel.backend} hands out flat shards (its "
+            "steps would be silently wrong); use parallel.backend=ddp, or optim.name=adamw_rms"
+        )
+    for key in UNREAD[settings.name]:
+        if getattr(settings, key) != Optim.model_fields[key].default:
+            warn(f"optim.{key}: {settings.name} does not read it")

@@ -30,12 +30,17 @@ class Run(Section):
     max_skips: int = Field(8, ge=1, description="non-finite steps in a row before the run is given up")
     max_failed_saves: int = Field(3, ge=1, description="failed saves in a row before the run stops")
     ledger: bool = Field(False, description="write down which rows every step is given, in the run's ledger/")
+    profile: str | None = Field(
+        None,
+        pattern=r"^\d+:\d+$",
+        description="steps to profile, from:to; a table and a Chrome trace go to profile/ of the run",
+    )
     time_limit_s: float | None = Field(
         None, gt=0, description="seconds of training before a checkpointed stop"
     )
     changeable: ClassVar[tuple[str, ...]] = (
         "steps", "tokens", "log_every", "eval_every", "eval_rows", "save_every", "keep", "max_skips",
-        "max_failed_saves", "time_limit_s", "ledger",
+        "max_failed_saves", "time_limit_s", "ledger", "profile",
     )  # fmt: skip
     quick_values: ClassVar[dict[str, Any]] = {
         "steps": 20, "tokens": None, "log_every": 5, "eval_every": 10, "eval_rows": 16, "save_every": 10,
@@ -47,15 +52,34 @@ class Batches(Section):
 
     rows: int = Field(16, gt=0, description="rows of one optimiser step, over all ranks and micro-batches")
     micro_rows: int | None = Field(None, gt=0, description="rows a rank holds at once; default: rows / ranks")
-    quick_values: ClassVar[dict[str, Any]] = {"rows": 4, "micro_rows": None}
+    start_rows: int | None = Field(
+        None, gt=0, description="rows of the first step, if the batch grows; it grows by multiples of this"
+    )
+    grow_steps: int = Field(0, ge=0, description="steps in which the batch grows from start_rows to rows")
+    quick_values: ClassVar[dict[str, Any]] = {
+        "rows": 4, "micro_rows": None, "start_rows": None, "grow_steps": 0,
+    }  # fmt: skip
+
+    @model_validator(mode="after")
+    def _grows(self):
+        if (self.start_rows is None) != (self.grow_steps == 0):
+            raise ValueError("start_rows: a growing batch needs both start_rows and grow_steps; give both")
+        if self.start_rows and self.rows % self.start_rows:
+            raise ValueError(f"start_rows: {self.start_rows} does not divide rows={self.rows}; change one")
+        return self
 
 
 class Optim(Section):
-    """AdamW (Loshchilov & Hutter 2019), with clipping and an exponential moving average of the weights."""
+    """How gradients become steps, with clipping and an exponential moving average of the weights."""
 
-    name: Literal["adamw"] = "adamw"
+    name: Literal["adamw", "lion", "sgd", "adamw_rms", "adafactor", "muon"] = Field(
+        "adamw",
+        description="adamw_rms: steps scaled by the parameter's size (T5); muon: hidden matrices, adamw for "
+        "the rest; adafactor: ddp only",
+    )
     lr: float = Field(1e-3, ge=0, description="peak learning rate")
     betas: tuple[float, float] = Field((0.9, 0.95), description="moment decays")
+    momentum: float = Field(0.95, ge=0, lt=1, description="sgd and muon: decay of the momentum")
     eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
     weight_decay: float = Field(
         0.1, ge=0, description="on matrices only: not on norms, biases and embeddings"
@@ -90,6 +114,9 @@ class Parallel(Section):
     )
     weights: Literal["fp32", "bf16"] = Field(
         "fp32", description="what ZeRO computes with; masters are always fp32"
+    )
+    tf32: bool = Field(
+        False, description="fp32 products of a GPU in TF32: 8 times as fast, 10 bits of mantissa"
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: if there is a compiler"

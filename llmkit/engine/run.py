@@ -13,11 +13,13 @@ import torch
 
 from llmkit import dist, manifest, registry
 from llmkit.checkpoint.runstate import RunDir, recorded
-from llmkit.engine import loop
+from llmkit.data.order import Growth
+from llmkit.engine import loop, optim, probe
 from llmkit.engine.evaluate import Evaluator
 from llmkit.engine.guard import Guard
 from llmkit.engine.machine import settle
 from llmkit.engine.meter import Meter
+from llmkit.engine.profile import Profile
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.engine.saver import Saver
 from llmkit.engine.schedule import factor
@@ -47,6 +49,13 @@ def train(recipe: TrainRecipe, device: str = "auto", fresh: bool = False, met=la
 class _Run:
     def __init__(self, recipe: TrainRecipe, fresh: bool):
         self.settled = settle(recipe.parallel, dist.device())
+        self.objective = registry.find("objective", recipe.objective.name)(recipe.objective)
+        self.backend = _backend(self.settled)
+        self.optims = {phase.net: recipe.optim.of(phase.net) for phase in self.objective.phases}
+        self.backend.refuse(self.objective, self.settled)
+        for settings in self.optims.values():
+            optim.check(settings, self.settled)
+            probe.check(self.backend, settings, self.settled)
         self.start = Start(recipe.init) if recipe.init else None
         if recipe.model is None:
             recipe = recipe.model_copy(update={"model": self.start.model})
@@ -136,16 +145,15 @@ class _Run:
 
         return objective.build(make)
 
-    def _optims(self, objective):
-        return {phase.net: self.recipe.optim.of(phase.net) for phase in objective.phases}
-
     def _loaders(self, objective, backend):
         from llmkit.data.loader import Loader
 
-        rows = self.recipe.batch.rows
+        batch = self.recipe.batch
+        rows, growth = batch.rows, Growth(batch.rows, batch.start_rows, batch.grow_steps)
         micro = self.recipe.batch.micro_rows or -(-rows // backend.world)
-        place = (rows, micro, backend.rank, backend.world, self.recipe.run.seed)
-        return Loader(self.train_set, *place, draws=objective.draws), Loader(self.heldout_set, *place)
+        place = (micro, backend.rank, backend.world, self.recipe.run.seed)
+        loader = Loader(self.train_set, growth, *place, draws=objective.draws)
+        return loader, Loader(self.heldout_set, rows, *place)
 
     def _ledger(self, begun: int):
         from llmkit.data import ledger
@@ -160,7 +168,9 @@ class _Run:
         settings = self.recipe.model
         seq_len = getattr(self.train_set, "seq_len", None)
         flops = size.flops_per_token(settings, seq_len) if seq_len and settings.name == "decoder" else None
-        return Meter(objective, backend, self.recipe.run.steps, self.recipe.run.log_every, flops)
+        run = self.recipe.run
+        profile = Profile(run.profile, self.out / "profile")
+        return Meter(objective, backend, run.steps, run.log_every, flops, profile)
 
     def _lineage(self) -> dict[str, Any]:
         tokenizer = self.train_set.tokenizer_dir
@@ -209,8 +219,8 @@ def _resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
     open_ = [key for key in DATA_TELLS if getattr(model, key, 0) is None and hasattr(dataset, key)]
     model = model.model_copy(update={key: getattr(dataset, key) for key in open_})
     if run.steps is None:
-        per_step = recipe.batch.rows * dataset.seq_len
-        run = run.model_copy(update={"steps": -(-run.tokens // per_step)})
+        growth = Growth(recipe.batch.rows, recipe.batch.start_rows, recipe.batch.grow_steps)
+        run = run.model_copy(update={"steps": growth.steps(-(-run.tokens // dataset.seq_len))})
     _fits(model, dataset)
     data = recipe.data
     if hasattr(dataset, "plan"):

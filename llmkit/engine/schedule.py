@@ -9,29 +9,37 @@ from llmkit.config import Field, Section
 class Schedule(Section):
     """A factor on every learning rate, from warm-up to decay."""
 
-    name: Literal["cosine", "wsd", "constant"] = Field("cosine", description="shape after the warm-up")
+    name: Literal["cosine", "linear", "wsd", "inverse_sqrt", "constant"] = Field(
+        "cosine", description="shape after the warm-up"
+    )
     warmup_frac: float = Field(0.02, ge=0, le=1, description="share of the run that rises linearly from 0")
     decay_frac: float = Field(0.2, ge=0, le=1, description="wsd: share of the run that decays as 1 - sqrt")
-    final_frac: float = Field(0.1, ge=0, le=1, description="the factor at the last step")
+    final_frac: float = Field(
+        0.1, ge=0, le=1, description="the factor at the last step; not for constant and inverse_sqrt"
+    )
 
 
 def factor(schedule: Schedule, step: int, steps: int) -> float:
     """The learning-rate factor of step `step` (from 0) of `steps`.
 
-    cosine: Loshchilov & Hutter 2017; wsd: warm-up, stable, 1 - sqrt decay (Haegele et al. 2024, eq. 1).
+    cosine: Loshchilov & Hutter 2017; wsd: warm-up, stable, 1 - sqrt decay (Haegele et al. 2024, eq. 1);
+    inverse_sqrt: Vaswani et al. 2017, eq. 3, with its peak at 1; linear: BERT's.
     """
     warmup = round(schedule.warmup_frac * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if schedule.name == "constant":
         return 1.0
+    if schedule.name == "inverse_sqrt":
+        return math.sqrt((warmup + 1) / (step + 1))
+    fall = 1 - schedule.final_frac
+    done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
+    if schedule.name == "linear":
+        return schedule.final_frac + fall * (1 - done)
     if schedule.name == "cosine":
-        done = (step - warmup) / max(1, steps - 1 - warmup)
-        return schedule.final_frac + (1 - schedule.final_frac) * 0.5 * (
-            1 + math.cos(math.pi * min(1.0, done))
-        )
+        return schedule.final_frac + fall * 0.5 * (1 + math.cos(math.pi * done))
     decay = round(schedule.decay_frac * steps)
     left = steps - 1 - step
     if left >= decay:
         return 1.0
-    return schedule.final_frac + (1 - schedule.final_frac) * (1 - math.sqrt((decay - left) / max(1, decay)))
+    return schedule.final_frac + fall * (1 - math.sqrt((decay - left) / max(1, decay)))

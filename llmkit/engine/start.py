@@ -58,6 +58,8 @@ class Start:
         """`pieces` under their names in the checkpoint; a head that it cannot have keeps its fresh values."""
         stored = {name.partition("/")[2] for name in self.reader.names(self.net)}
         for name, shape, start, views in pieces:
+            if "param" not in views:
+                continue  # state of an optimiser that is not elementwise
             found = next(
                 (n for n in (name, name.removeprefix("trunk."), f"trunk.{name}") if n in stored), None
             )

@@ -32,7 +32,7 @@ def render(stage: int, parallel: Parallel, optim: Optim, numel: int, micro_rows:
         "gradient_predivide_factor": 1.0,
         "gradient_allreduce_op": "mean",  # the loop's share of the loss is multiplied by the world to undo it
         "communication_data_type": "fp32",
-        "zero_allow_untested_optimizer": True,  # it checks the exact type, ours is a subclass of AdamW
+        "zero_allow_untested_optimizer": True,  # it knows a few types by name, and ours is none of them
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from llmkit.data.loader import Loader
+from llmkit.data.order import Growth, Order
 
 
 class Numbers:
@@ -46,6 +47,19 @@ def test_a_jump_to_a_later_step_is_what_walking_there_gives():
     steps = [seen(walked.group(step)) for step in range(8)]
     resumed = Loader(Numbers(50), 10, 4, 0, 1, seed=5)
     assert [seen(resumed.group(step)) for step in (6, 7)] == steps[6:]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_growing_batch_goes_on_in_the_same_order_on_any_number_of_ranks(world):
+    growth = Growth(12, start=4, steps=3)
+    loaders = [Loader(Numbers(200), growth, 2, rank, world, seed=5) for rank in range(world)]
+    order, at = Order(200, 5), 0
+    for step in range(5):
+        groups = [loader.group(step) for loader in loaders]
+        assert len({len(group) for group in groups}) == 1
+        here = range(at, at + growth.at(step))
+        assert sorted(row for group in groups for row in seen(group)) == sorted(map(order.row, here))
+        at = here.stop
 
 
 def test_draws_of_a_step_are_disjoint_and_continue_the_order():

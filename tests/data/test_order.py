@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmkit.data.order import Order, scatter
+from llmkit.data.order import Growth, Order, scatter
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 17, 255, 1000, 4097])
@@ -28,3 +28,21 @@ def test_the_shuffle_leaves_no_trace_of_neighbourhood():
     rows = [order.row(i) for i in range(10_000)]
     distance = sum(abs(a - b) for a, b in zip(rows, rows[1:], strict=False)) / 9_999
     assert 3_200 < distance < 3_470
+
+
+def test_a_growing_batch_rises_in_multiples_and_counts_what_came_before():
+    growth = Growth(64, start=8, steps=10)
+    rows = [growth.at(step) for step in range(15)]
+    assert rows[0] == 8
+    assert rows[10:] == [64] * 5
+    assert rows == sorted(rows)
+    assert all(n % 8 == 0 for n in rows)
+    assert [growth.before(step) for step in range(15)] == [sum(rows[:step]) for step in range(15)]
+    for wanted in (1, 8, 9, growth.before(10), growth.before(10) + 1, 1000):
+        steps = growth.steps(wanted)
+        assert growth.before(steps) >= wanted > growth.before(steps - 1)
+
+
+def test_a_batch_that_does_not_grow_is_a_product():
+    growth = Growth(16)
+    assert (growth.at(7), growth.before(7), growth.steps(33)) == (16, 112, 3)

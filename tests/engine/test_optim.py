@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from llmkit.engine import optim
-from llmkit.engine.recipe import Optim
+from llmkit.engine.recipe import Optim, Parallel
+from llmkit.errors import ConfigError
+from tests.nets import random_net
 
 
 def net_and_optimizer(**settings):
@@ -53,8 +55,34 @@ def test_weights_are_clamped_after_a_step():
     assert max(p.abs().max() for p in net.parameters()) <= 0.01
 
 
-def test_a_skipped_step_changes_nothing():
-    net, optimizer = net_and_optimizer(ema=0.9)
+def test_muon_is_torchs_up_to_the_precision_of_its_products():
+    torch.manual_seed(0)
+    for shape in ((6, 17), (17, 6), (8, 8)):
+        ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+        module = torch.nn.ParameterDict({"w": ours})
+        mine = optim.build(module, Optim(name="muon", lr=0.1, weight_decay=0.1))
+        torchs = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        for _ in range(3):
+            ours.grad = torch.randn(shape)
+            theirs.grad = ours.grad.clone()
+            mine.step()
+            torchs.step()
+        moved = (theirs - 1).norm()
+        assert (ours - theirs).norm() < 0.02 * moved  # torch multiplies in bf16
+
+
+def test_muon_leaves_embeddings_heads_and_vectors_to_adamw():
+    net = random_net(tie=False)
+    optimizer = optim.build(net, Optim(name="muon"))
+    rules = {id(p): group["rule"] for group in optimizer.param_groups for p in group["params"]}
+    outside = {name for name, p in net.named_parameters() if rules[id(p)] == "adamw"}
+    assert {"embed_tokens.weight", "lm_head.weight", "norm.weight"} <= outside
+    assert all("norm" in name or name.startswith(("embed", "lm_head")) for name in outside)
+
+
+@pytest.mark.parametrize("name", optim.UNREAD)
+def test_a_skipped_step_changes_nothing(name):
+    net, optimizer = net_and_optimizer(ema=0.9, name=name)
     take_step(net, optimizer)
     p = net[0].weight
     kept = {key: value.clone() for key, value in optimizer.state[p].items()}
@@ -76,3 +104,15 @@ def test_a_net_scales_the_learning_rate_of_its_parameters_by_name():
         2: pytest.approx(0.025),
         1: 0.1,
     }
+
+
+@pytest.mark.parametrize("backend", ["zero1", "zero2", "zero3"])
+def test_adafactor_is_refused_where_its_matrices_are_cut(backend):
+    with pytest.raises(ConfigError, match=f"adafactor needs whole matrices, and {backend} hands out flat"):
+        optim.check(Optim(name="adafactor"), Parallel(backend=backend))
+    optim.check(Optim(name="adafactor"), Parallel(backend="ddp"))
+
+
+def test_a_setting_that_the_optimiser_does_not_read_is_named(capfd):
+    optim.check(Optim(name="lion", eps=1e-6), Parallel(backend="ddp"))
+    assert "optim.eps: lion does not read it" in capfd.readouterr().err

@@ -1,13 +1,14 @@
 """The engine's side of the comparison, run on every rank: each case trains and says how far off it is."""
 
 import math
+from dataclasses import replace
 
 import torch
 
 from llmkit import dist
-from llmkit.engine import loop
+from llmkit.engine import loop, probe
 from llmkit.engine.backend_ddp import Ddp
-from llmkit.engine.recipe import Parallel
+from llmkit.engine.recipe import Optim, Parallel
 from tests.parity import plain
 from tests.parity.problems import PROBLEMS, SEED, Problem, group
 
@@ -28,7 +29,7 @@ class Sink:
     def add(self, phase, seen, outcome):
         net = phase.net
         self.norms.setdefault(net, []).append(float(outcome.grad_norm))
-        if net not in self.first:
+        if net not in self.first and self.backend.optims[net].name == "adamw":
             beta = self.backend.optims[net].betas[0]
             pieces = self.backend.pieces(net, writing=False)
             self.first[net] = [
@@ -90,6 +91,8 @@ def difference(engine, sink, expected: plain.Result) -> dict[str, float]:
     out = {"weights": 0.0, "averages": 0.0, "norms": 0.0, "gradients": 0.0, "elements": 0}
     for net in engine.trained:
         for name, shape, start, views in engine.pieces(net, writing=False):
+            if "param" not in views:
+                continue
             part = slice(start, start + len(views["param"]))
             assert expected.weights[net][name].shape == shape
             out["elements"] += len(views["param"])
@@ -100,7 +103,7 @@ def difference(engine, sink, expected: plain.Result) -> dict[str, float]:
         norm = math.sqrt(sum(float(g.square().sum()) for g in expected.gradients[net].values()))
         off = sum(
             float((g - expected.gradients[net][name].flatten()[start : start + len(g)]).square().sum())
-            for name, start, g in sink.first[net]
+            for name, start, g in sink.first.get(net, ())
         )
         out["gradients"] = max(out["gradients"], math.sqrt(off) / norm)
         pairs = zip(sink.norms[net], expected.norms[net])
@@ -139,6 +142,39 @@ def matrix(world: int, backends: list[str]) -> dict[str, dict[str, float] | str]
                     objective = doubled(problem) if planted else problem.objective()
                     steps = 1 if planted else STEPS
                     out[key] = _case(problem, backend, accumulation, steps, objective, expected)
+    dist.stop()
+    return out
+
+
+OPTIMISERS = ("lion", "sgd", "adamw_rms", "adafactor", "muon")
+
+
+def optimisers(world: int, backends: list[str]) -> dict[str, dict[str, float] | str]:
+    """The causal problem with every other optimiser, clipped, averaged and decayed -> differences by case."""
+    dist.start("cpu", 60, group=True)
+    torch.set_num_threads(1)
+    out = {}
+    for name in OPTIMISERS:
+        settings = PROBLEMS["causal"].optim.model_copy(update={"name": name, "clip": 0.5, "ema": 0.9})
+        problem = replace(PROBLEMS["causal"], optim=settings)
+        expected = plain.train(problem, STEPS, list(range(world)))
+        for backend in backends:
+            if name != "adafactor" or backend == "ddp":
+                out[f"{name}-{backend}"] = _case(problem, backend, 1, STEPS, problem.objective(), expected)
+    dist.stop()
+    return out
+
+
+def probed(world: int, backends: list[str]) -> dict[str, float]:
+    """What the probe finds for every optimiser and backend, Adafactor on flat shards among them."""
+    dist.start("cpu", 60, group=True)
+    torch.set_num_threads(1)
+    out = {}
+    for name in OPTIMISERS:
+        for backend in backends:
+            settings = Parallel(backend=backend, precision="fp32", compile="off")
+            optim = Optim(name=name, lr=0.1, clip=0.5, ema=0.5)
+            out[f"{name}-{backend}"] = probe.departure(backend_class(backend), optim, settings)
     dist.stop()
     return out
 

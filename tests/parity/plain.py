@@ -24,7 +24,7 @@ def train(problem: Problem, steps: int, slots: list[int]) -> Result:
     """`steps` steps on the micro-batches of `slots`, all at once."""
     objective, nets = build(problem)
     trained = list(dict.fromkeys(phase.net for phase in objective.phases))
-    optimizers = {net: adamw(problem, nets[net]) for net in trained}
+    optimizers = {net: optimizer(problem, nets[net]) for net in trained}
     weights = {net: dict(nets[net].named_parameters()) for net in trained}
     clones = lambda named: {name: p.detach().clone() for name, p in named.items()}  # noqa: E731
     result = Result(weights, {net: clones(weights[net]) for net in trained})
@@ -61,14 +61,69 @@ def take_update(problem, objective, phase, nets, rows, optimizer, result):
     return as_tensors(add(seen))
 
 
-def adamw(problem: Problem, net) -> torch.optim.Optimizer:
-    """torch's own, one parameter at a time."""
+def optimizer(problem: Problem, net) -> torch.optim.Optimizer:
+    """torch's own, one parameter at a time; the formula as published where torch has none."""
     o = problem.optim
     groups = [
-        {"params": [p], "weight_decay": o.weight_decay if decays(name, p) else 0.0}
+        {"params": [p], "weight_decay": o.weight_decay if decays(name, p) else 0.0, "name": name}
         for name, p in net.named_parameters()
     ]
+    if o.name == "sgd":
+        return torch.optim.SGD(groups, lr=o.lr, momentum=o.momentum, foreach=False)
+    if o.name == "adafactor":
+        return torch.optim.Adafactor(groups, lr=o.lr, foreach=False)
+    if o.name != "adamw":
+        return Written(groups, o)
     return torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, eps=o.eps, foreach=False)
+
+
+class Written(torch.optim.Optimizer):
+    """Lion, nanoT5's AdamW and Muon as their papers write them, in double precision."""
+
+    def __init__(self, groups, settings):
+        super().__init__(groups, {})
+        self.settings, self.count = settings, 0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.count += 1
+        for one in self.param_groups:
+            (p,) = one["params"]
+            rule = self.settings.name
+            if rule == "muon" and (p.ndim != 2 or "embed" in one["name"]):
+                rule = "adamw"
+            p.copy_(getattr(self, rule)(p.double(), p.grad.double(), self.state[p], one["weight_decay"]))
+
+    def lion(self, w, g, state, decay):
+        (b1, b2), lr = self.settings.betas, self.settings.lr
+        m = state.get("m", torch.zeros_like(w))
+        state["m"] = b2 * m + (1 - b2) * g
+        return w - lr * ((b1 * m + (1 - b1) * g).sign() + decay * w)
+
+    def moments(self, g, state):
+        b1, b2 = self.settings.betas
+        state["m"] = b1 * state.get("m", 0) + (1 - b1) * g
+        state["v"] = b2 * state.get("v", 0) + (1 - b2) * g * g
+        return state["m"], state["v"], 1 - b1**self.count, 1 - b2**self.count
+
+    def adamw(self, w, g, state, decay):
+        m, v, c1, c2 = self.moments(g, state)
+        return w - self.settings.lr * (m / c1 / ((v / c2).sqrt() + self.settings.eps) + decay * w)
+
+    def adamw_rms(self, w, g, state, decay):
+        m, v, c1, c2 = self.moments(g, state)
+        size = w.square().mean().sqrt().clamp(min=1e-3)
+        stepped = w - self.settings.lr * size * c2**0.5 / c1 * m / (v.sqrt() + self.settings.eps)
+        return stepped * (1 - self.settings.lr * decay)
+
+    def muon(self, w, g, state, decay):
+        keep, lr = self.settings.momentum, self.settings.lr
+        state["m"] = keep * state.get("m", 0) + (1 - keep) * g
+        x = keep * state["m"] + (1 - keep) * g
+        x = x / x.norm()
+        for _ in range(5):
+            x = 3.4445 * x - 4.775 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
+        return (1 - lr * decay) * w - lr * 0.2 * max(w.shape) ** 0.5 * x
 
 
 def as_tensors(numbers):
