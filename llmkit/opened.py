@@ -41,11 +41,8 @@ class Opened:
 
     @property
     def head(self) -> str:
-        """What it ends in: "lm" for a language model, "score" for a reward or value model, "image" for a
-        maker of images, "features" for a recogniser, else "none".
-        """
-        methods = {"logits": "lm", "scores": "score", "sample": "image", "features": "features"}
-        return next((head for method, head in methods.items() if hasattr(self.net, method)), "none")
+        """What it ends in: `heads.kind`."""
+        return heads.kind(self.net)
 
 
 def resolve(ckpt: str | Path) -> Path:
@@ -91,21 +88,22 @@ def open_model(
     """The net and tokenizer of any CKPT, on `device`, in `dtype`.
 
     Where a run kept a moving average of its weights, that is what is read. `head` is what the caller needs,
-    "lm", "score", "image" or "features"; CheckpointError if the checkpoint ends in another.
+    as `heads.kind` calls it, or several separated by "|"; CheckpointError if the checkpoint ends in another.
     """
     path = resolve(ckpt)
     opened = _checkpoint(path, head) if (path / "index.json").is_file() else _hub(path)
-    if head and opened.head != head:
+    if head and opened.head not in head.split("|"):
         kinds = {
             "lm": "language model",
+            "masked": "masked language model",
+            "seq2seq": "encoder-decoder",
             "score": "reward model",
             "image": "model of images",
             "features": "recogniser",
             "none": "net of no use here",
         }
-        raise CheckpointError(
-            f"{path}: is a {kinds[opened.head]}, a {kinds[head]} is needed; give another one"
-        )
+        wanted = kinds[head.partition("|")[0]]
+        raise CheckpointError(f"{path}: is a {kinds[opened.head]}, a {wanted} is needed; give another one")
     opened.net.to(device=device, dtype=dtype).eval()
     return opened
 

@@ -58,7 +58,10 @@ class Settings(Section):
     norm_eps: float | None = Field(None, description="epsilon of the norms; None = 1e-6 (t5), 1e-5", gt=0)
     tie: bool | None = Field(
         None,
-        description="use the embedding as the output matrix too (t5: scaled by D**-0.5); None = all but t5",
+        description="use the embedding as the output matrix too; None = all but t5",
+    )
+    scale_output: bool | None = Field(
+        None, description="t5: hidden states are divided by sqrt(D) before the output matrix; None = if tied"
     )
     start: Literal["pad", "bos", "eos"] | None = Field(
         None, description="piece that the decoder reads first; None = eos (bart), pad"
@@ -87,6 +90,8 @@ class Settings(Section):
         for key in ("norm_eps", "tie", "start"):
             out[key] = style.get(key) if out[key] is None else out[key]
         out["decoder_layers"] = out["decoder_layers"] or out["layers"]
+        if out["scale_output"] is None:
+            out["scale_output"] = bool(out["style"] == "t5" and out["tie"])
         width, heads = out["width"], out["heads"]
         if isinstance(width, int) and isinstance(heads, int) and width > 0 and heads > 0 and style:
             if out["head_dim"] is None:
@@ -107,6 +112,10 @@ class Settings(Section):
             )
         if self.style == "transformer" and self.width % 2:
             raise ValueError(f"width={self.width} is odd, sinusoidal positions come in pairs; make it even")
+        if self.scale_output and not (self.style == "t5" and self.tie):
+            raise ValueError(
+                "scale_output=true: only a t5 with tie=true divides its hidden states; leave it out"
+            )
         if self.buckets % 4 or self.max_distance <= self.buckets:
             raise ValueError(
                 f"buckets={self.buckets} has to be a multiple of 4, max_distance={self.max_distance} above it"
@@ -220,6 +229,7 @@ class EncDec(nn.Module):
     """Its weights are empty until `blocks.initialise`; it may be built on the meta device."""
 
     Settings = Settings
+    predicts = "seq2seq"
 
     def __init__(self, settings: Settings):
         super().__init__()
@@ -291,9 +301,8 @@ class EncDec(nn.Module):
         return F.linear(self._scaled(hidden), self.output_weight, self.lm_head.bias)
 
     def _scaled(self, hidden: Tensor) -> Tensor:
-        """A T5 whose output matrix is the embedding has to shrink what is compared with it."""
-        s = self.settings
-        return hidden * s.width**-0.5 if s.style == "t5" and s.tie else hidden
+        """T5's embedding is large: what is compared with it as the output matrix is made small."""
+        return hidden * self.settings.width**-0.5 if self.settings.scale_output else hidden
 
     @property
     def output_weight(self) -> Tensor:

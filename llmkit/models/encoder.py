@@ -87,6 +87,12 @@ class Settings(Section):
             raise ValueError(
                 f"width / heads = {self.width // self.heads} is odd and cannot be rotated; change one"
             )
+        if self.style == "bert" and (self.window or not self.token_types):
+            raise ValueError(
+                f"window={self.window}, token_types={self.token_types}: bert has no windows, and a type"
+            )
+        if self.style == "modernbert" and self.token_types:
+            raise ValueError(f"token_types={self.token_types}: modernbert has none; leave it out")
         if self.window % 2:
             raise ValueError(
                 f"window={self.window} is odd, but a token sees as far to both sides; make it even"
@@ -119,6 +125,7 @@ class Encoder(nn.Module):
     """Its weights are empty until `blocks.initialise`; it may be built on the meta device."""
 
     Settings = Settings
+    predicts = "masked"
 
     def __init__(self, settings: Settings):
         super().__init__()

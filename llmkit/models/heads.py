@@ -56,6 +56,17 @@ class ScoreNet(nn.Module):
         self.trunk.compile(mode)
 
 
+def kind(net: nn.Module) -> str:
+    """What a net ends in: "lm" for a language model, "masked" for an encoder with its head, "seq2seq" for an
+    encoder-decoder, "score" for a reward or value model, "image" for a maker of images, "features" for a
+    recogniser, else "none".
+    """
+    if hasattr(net, "logits"):
+        return getattr(net, "predicts", "lm")
+    methods = {"scores": "score", "sample": "image", "features": "features"}
+    return next((head for method, head in methods.items() if hasattr(net, method)), "none")
+
+
 def build(settings, head: str = "lm") -> nn.Module:
     """The net that `settings` describe, ending in `head`; of a model of several, the one called so."""
     Model = registry.find("model", settings.name)

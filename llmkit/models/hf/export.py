@@ -18,6 +18,7 @@ from llmkit import manifest, registry, trust
 from llmkit.config import Field, Section
 from llmkit.errors import ConfigError, DataError
 from llmkit.log import say
+from llmkit.models import heads
 from llmkit.models.hf import card, gate, weights
 from llmkit.opened import Opened, open_model
 from llmkit.tokenizer.export import FILES
@@ -63,20 +64,28 @@ def publish(
     """
     out.mkdir(parents=True, exist_ok=True)
     family = family_of(net, settings.family)
-    head = "lm" if hasattr(net, "logits") else "score"
+    head = heads.kind(net)
     kind = getattr(torch, settings.dtype)
     round_to(net.eval().float(), kind)
     ids = special_ids(tokenizer)
+    if head == "seq2seq":
+        first = ids[f"{net.settings.start}_token_id"]
+        if first is not None:
+            ids["decoder_start_token_id"] = first[0] if isinstance(first, list) else first
     manifest.write_json(out / "config.json", family.config(net.settings, head, ids, settings.dtype))
-    if head == "lm":
+    if head in ("lm", "seq2seq"):
         stated = {key: value for key, value in ids.items() if value is not None}
         manifest.write_json(out / "generation_config.json", stated)
-    tensors = {family.export_name(name): p for name, p in net.named_parameters()}
+    if hasattr(family, "give"):
+        tensors = dict(family.give(net))
+    else:
+        tensors = {family.export_name(name): p for name, p in net.named_parameters()}
     weights.write(out, tensors, kind, settings.shard_bytes)
     for name in FILES if tokenizer else ():
         if (tokenizer.folder / name).is_file():
             shutil.copyfile(tokenizer.folder / name, out / name)
-    original = gate.Original(net, head, tokenizer, family.trace(net), tied=head == "lm" and net.settings.tie)
+    tied = head != "score" and net.settings.tie
+    original = gate.Original(net, head, tokenizer, family.trace(net), tied)
     figures = gate.prove(out, original, heldout)
     return {"architecture": family.architectures[head], "dtype": settings.dtype, **figures}
 

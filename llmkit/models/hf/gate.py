@@ -69,19 +69,21 @@ def build(original: Original, heldout: str | None) -> tuple[dict, dict]:
     """-> (plain facts, tensors): everything that the exported directory has to reproduce."""
     tokens, lengths = pick_rows(original, heldout)
     rows = [row[:n].tolist() for row, n in zip(tokens, lengths.tolist(), strict=True)]
-    prompts = [row[: max(1, min(32, len(row) // 2))] for row in rows] if original.head == "lm" else []
+    prompts = [row[: max(1, min(32, len(row) // 2))] for row in rows] if writes(original) else []
     ends = stop_ids(original.tokenizer)
     case = {
         "head": original.head,
         "tied": original.tied,
         "prompts": prompts,
         "new_tokens": NEW_TOKENS,
-        "replies": [greedy(original.net, prompt, ends) for prompt in prompts],
+        "replies": [greedy(original, prompt, ends) for prompt in prompts],
         **(text_cases(original.tokenizer, heldout) if original.tokenizer else {}),
     }
     probe = tokens[:1, : min(PROBE_TOKENS, len(rows[0]))]
     logits = outputs(original, tokens, lengths)
     tensors = {"tokens": tokens, "lengths": lengths, "probe": probe, "logits": logits}
+    if original.head == "seq2seq":  # every row is read by the encoder for the row after it
+        tensors |= {"source": tokens.roll(1, 0), "source_lengths": lengths.roll(1, 0)}
     tensors |= {f"trace.{name}": value for name, value in activations(original, probe).items()}
     return case, {name: value.detach().cpu().clone() for name, value in tensors.items()}
 
@@ -118,7 +120,8 @@ def outputs(original: Original, tokens, lengths):
         return torch.stack([net.scores(row)[0, -1:] for row in rows])
     out = torch.zeros(*tokens.shape, net.settings.vocab_size)
     for i, n in enumerate(ends):
-        out[i, :n] = net.logits(net.hidden(tokens[i : i + 1, :n]))[0]
+        source = {"source": tokens[i - 1][None, : ends[i - 1]]} if original.head == "seq2seq" else {}
+        out[i, :n] = net.logits(net.hidden(tokens[i : i + 1, :n], **source))[0]
     return out
 
 
@@ -131,21 +134,32 @@ def activations(original: Original, tokens) -> dict:
             seen[name] = out.detach().clone()
 
         handles.append(module.register_forward_hook(keep))
-    original.net.hidden(tokens)
+    hidden = original.net.hidden(tokens, **({"source": tokens} if original.head == "seq2seq" else {}))
+    if original.head != "score":
+        original.net.logits(hidden)
     for handle in handles:
         handle.remove()
     return seen
 
 
-def greedy(net: Any, prompt: list[int], ends: list[int]) -> dict:
+def writes(original: Original) -> bool:
+    """True if the net writes texts, and it is known how one begins."""
+    return original.head == "lm" or (original.head == "seq2seq" and original.tokenizer is not None)
+
+
+def greedy(original: Original, prompt: list[int], ends: list[int]) -> dict:
     """The most likely continuation, one whole forward per token: what caches have to live up to.
+
+    For an encoder-decoder, `prompt` is the source.
 
     -> {ids, whole}; not whole if it was cut where the two best tokens are within 20 tolerances, since
     rounding decides there. It ends after one of `ends`, or after NEW_TOKENS.
     """
-    ids: list[int] = []
+    net, source, ids = original.net, {}, []
+    if original.head == "seq2seq":
+        source, prompt = {"source": torch.tensor([prompt])}, [getattr(original.tokenizer, net.settings.start)]
     while len(ids) < NEW_TOKENS and not (ids and ids[-1] in ends):
-        best = net.logits(net.hidden(torch.tensor([prompt + ids]))[:, -1:])[0, 0].topk(2)
+        best = net.logits(net.hidden(torch.tensor([prompt + ids]), **source)[:, -1:])[0, 0].topk(2)
         if best.values[0] - best.values[1] < 20 * TOLERANCE:
             return {"ids": ids, "whole": False}
         ids.append(int(best.indices[0]))

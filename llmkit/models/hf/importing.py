@@ -107,14 +107,28 @@ def read(folder: Path) -> nn.Module:
         trust.tensor_header(file)
     shapes = weights.shapes(folder)
     head = "score" if "score.weight" in shapes else "lm"
-    net = build(settings, head)
-    tensors = {}
+    tensors: dict = {}
     for name, tensor in weights.read(folder):
-        if (ours := family.import_name(name, head)) is not None:
-            tensors[ours] = tensor
+        for ours, part in taken(family, name, tensor, head):
+            if ours in tensors and not part.equal(tensors[ours]):
+                raise CheckpointError(
+                    f"{folder}: {name} differs from another tensor that it should be equal to"
+                )
+            tensors[ours] = part
+    if hasattr(family, "settle"):
+        settings = family.settle(settings, tensors)
+    net = build(settings, head)
     untie(tensors, net, folder)
     fill(net, tensors, folder)
     return net
+
+
+def taken(family, name: str, tensor, head: str) -> list[tuple]:
+    """What a foreign tensor is to us: (our name, tensor), several of a fused one, none of a useless one."""
+    if hasattr(family, "take"):
+        return list(family.take(name, tensor))
+    ours = family.import_name(name, head)
+    return [] if ours is None else [(ours, tensor)]
 
 
 def _rule(error: ValueError) -> str:

@@ -21,8 +21,22 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-AUTO = {"lm": transformers.AutoModelForCausalLM, "score": transformers.AutoModelForSequenceClassification}
-DIALECTS = {"transformers 4": ("rope_parameters",), "transformers 5": ("rope_theta", "rope_scaling")}
+AUTO = {
+    "lm": transformers.AutoModelForCausalLM,
+    "masked": transformers.AutoModelForMaskedLM,
+    "seq2seq": transformers.AutoModelForSeq2SeqLM,
+    "score": transformers.AutoModelForSequenceClassification,
+}
+DIALECTS = {
+    "transformers 4": ("rope_parameters", "layer_types"),
+    "transformers 5": (
+        "rope_theta",
+        "rope_scaling",
+        "global_rope_theta",
+        "local_rope_theta",
+        "global_attn_every_n_layers",
+    ),
+}
 """The keys that the other version writes: without them the configuration must still mean the same."""
 
 
@@ -43,12 +57,12 @@ def dialects(folder: Path, model) -> dict:
     found = {}
     for name, others in DIALECTS.items():
         read = type(model.config)(**{key: value for key, value in config.items() if key not in others})
-        found[name] = getattr(read, "rope_parameters", None)
+        found[name] = [getattr(read, key, None) for key in ("rope_parameters", "layer_types")]
     return found
 
 
 @torch.no_grad()
-def departures(model, tokens, expected: dict) -> list:
+def departures(model, inputs: dict, expected: dict) -> list:
     """[[module, largest difference, largest value]] of every traced module, in order of the forward."""
     found, handles = [], []
 
@@ -62,7 +76,7 @@ def departures(model, tokens, expected: dict) -> list:
 
     for name in expected:
         handles.append(model.get_submodule(name).register_forward_hook(compare(name)))
-    model(input_ids=tokens, use_cache=False)
+    model(**inputs)
     for handle in handles:
         handle.remove()
     return found
@@ -85,8 +99,12 @@ def logit_diff(model, case: dict) -> float:
     A score's row is given with its padding, so that the pad id is proved as well.
     """
     worst = torch.tensor(0.0)
-    for row, length, want in zip(case["tokens"], case["lengths"].tolist(), case["logits"], strict=True):
-        if want.dim() == 1:
+    for i, length in enumerate(case["lengths"].tolist()):
+        row, want = case["tokens"][i], case["logits"][i]
+        if "source" in case:
+            source = case["source"][i][None, : case["source_lengths"][i]]
+            got, want = model(input_ids=source, decoder_input_ids=row[None, :length]).logits[0], want[:length]
+        elif want.dim() == 1:
             mask = (torch.arange(len(row)) < length).long()
             got = model(input_ids=row[None], attention_mask=mask[None]).logits[0]
         else:
@@ -103,7 +121,8 @@ def greedy(model, prompts: list, new_tokens: int) -> list:
         ids = torch.tensor([prompt])
         mask = torch.ones_like(ids)
         made = model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)
-        out.append(made[0, len(prompt) :].tolist())
+        read = 1 if model.config.is_encoder_decoder else len(prompt)  # the start of the target, or the prompt
+        out.append(made[0, read:].tolist())
     return out
 
 
@@ -126,6 +145,9 @@ def examine(folder: Path, case: dict, tensors: dict) -> dict:
     torch.manual_seed(0)
     model, complaints = load(folder, case["head"])
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    probe = {"input_ids": tensors["probe"]}
+    if "source" in tensors:
+        probe["decoder_input_ids"] = tensors["probe"]
     trace = {name[6:]: value for name, value in tensors.items() if name.startswith("trace.")}
     found = {
         "transformers": transformers.__version__,
@@ -133,8 +155,8 @@ def examine(folder: Path, case: dict, tensors: dict) -> dict:
         "dialects": dialects(folder, model),
         "tied": outputs is not None and inputs.weight.data_ptr() == outputs.weight.data_ptr(),
         "logit_diffs": logit_diffs(model, tensors),
-        "layers": departures(model, tensors["probe"], trace),
-        "greedy": greedy(model, case["prompts"], case["new_tokens"]) if case["head"] == "lm" else [],
+        "layers": departures(model, probe, trace),
+        "greedy": greedy(model, case["prompts"], case["new_tokens"]),
     }
     if "texts" in case:
         found |= encoded(transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True), case)
