@@ -60,7 +60,7 @@ def test_an_evaluation_depends_on_the_directories_it_reads(world):
     assert set(inputs) == {"ckpt", "answers.data", "answers.before"}
 
 
-@pytest.mark.parametrize("name", ["base", "own_text", "instructions", "reward", "preference"])
+@pytest.mark.parametrize("name", ["base", "own_text", "instructions", "reward", "preference", "verified"])
 def test_the_suites_that_come_along_are_valid(name):
     asked = config.read(name, "eval")["tasks"]
     needed = {"bits_per_byte": ["text"], "preference": ["data", "before"], "samples": []}

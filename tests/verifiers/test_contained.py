@@ -135,3 +135,11 @@ def test_form_is_that_of_the_whole_reply():
 def test_an_exact_answer_may_have_space_around_it():
     assert score({"name": "exact"}, " a\nb\n", {"answer": "a\nb"}) == 1
     assert score({"name": "exact"}, "a b", {"answer": "a\nb"}) == 0
+
+
+def test_the_example_in_the_docs_scores_replies():
+    registry.load_plugin(str(Path(__file__).parents[2] / "docs" / "examples" / "shorter.py"))
+    contained = Contained(registry.find("verifier", "shorter").Settings())
+    items = [("5", {"answer": "5"}), ("it is " + "5" * 400, {"answer": "5"}), ("4", {"answer": "5"})]
+    assert contained.scores(items) == [1 - 0.5 / 200, 0.5, 0.0]
+    contained.close()

@@ -6,6 +6,9 @@
 
 A list of four different words has 24 orders, so even a guesser who knows that the answer is an order of the
 same words is right in 4 % of the cases; any other guesser is right almost never.
+
+Careless demonstrations make a model that knows how, and often does not do it: what practice with a verifier
+can mend, and more imitation cannot.
 """
 
 import random
@@ -34,6 +37,12 @@ class Lists:
         tasks: list[Literal["reverse", "sort"]] = Field(["reverse"], description="what is asked for")
         words: int = Field(4, ge=2, le=20, description="words of a list")
         prompts: int = Field(2000, gt=0, description="prompts of each task")
+        careless: float = Field(
+            0.0,
+            ge=0,
+            le=1,
+            description="share of replies that say the list as it was; the answer stays right",
+        )
         seed: int = Field(1, ge=0, description="seeds the draws")
 
     kind = "conversations"
@@ -52,6 +61,7 @@ class Lists:
                 words = rng.sample(WORDS.split(), self.settings.words)
                 question = rng.choice(wordings) + "\n" + "\n".join(words)
                 answer = "\n".join(solve(words))
-                said = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+                reply = "\n".join(words) if rng.random() < self.settings.careless else answer
+                said = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
                 record = {"id": f"{task}-{number}", "source": f"lists/{task}"}
                 yield {**record, "messages": said, "answer": answer}

@@ -11,6 +11,7 @@ from llmkit.engine import run
 from llmkit.engine.recipe import TrainRecipe
 
 ODD = str(Path(__file__).parents[2] / "verifiers" / "odd.py")
+MODEL = {"name": "decoder", "width": 16, "layers": 2, "heads": 2, "context": 64}
 LISTS = {"name": "lists", "words": 2, "prompts": 40}
 
 
@@ -28,7 +29,7 @@ def recipe(out: str, data: str, tokenizer: str, objective: dict[str, Any], **ove
     tree = {
         "run": {"out": out, "steps": 6, "save_every": 2, "log_every": 1, "eval_every": 3, "eval_rows": 4,
                 "keep": 9},
-        "model": {"name": "decoder", "width": 16, "layers": 2, "heads": 2, "context": 64},
+        "model": MODEL,
         "objective": {"max_new": 6, "rewards": [{"name": "odd"}], **objective},
         "data": {"name": "prompts", "data": data, "tokenizer": tokenizer, "prompt_len": 48},
         "batch": {"rows": 4, "micro_rows": 2},
