@@ -115,6 +115,8 @@ class _Run:
         meter.skipped = lambda: guard.skipped
         batches = heldout.groups(recipe.run.eval_rows)
         evaluator = Evaluator(objective, backend, batches, recipe.run.eval_every, steps, self.out / "samples")
+        book = self._ledger(begun) if recipe.run.ledger else None
+        data.ledger = book
         try:
             if begun == 0:
                 if counts := getattr(self.train_set, "counts", None):
@@ -125,8 +127,6 @@ class _Run:
                 say(f"{recipe.objective.name}: {size_} on {where}, {how}")
                 if objective.batch_statistics:
                     say("this loss depends on which rows share a micro-batch: equal layouts, equal results")
-            if recipe.run.ledger:
-                data.ledger = self._ledger(begun)
             rate = functools.partial(factor, recipe.schedule, steps=steps)
             loop.train(steps, rate, objective, backend, data, evaluator, saver, meter, guard, stop, begun)
             return self._finish(saver, meter)
@@ -135,6 +135,8 @@ class _Run:
             meter.close()
             data.close()
             heldout.close()
+            if book:
+                book.close()
             backend.close()
 
     def _nets(self, objective) -> dict[str, torch.nn.Module]:

@@ -55,6 +55,12 @@ class TokenizerSpec(Section):
     chat: str = Field(
         "plain", description="chat template: a name in tokenizer/chat/, or the path of a .jinja file"
     )
+    markers: list[str] = Field(
+        [], description="control tokens beside those of the chat template: [MASK], <|fim_prefix|>, ..."
+    )
+    sentinels: int = Field(
+        0, description="control tokens <extra_id_0>, <extra_id_1>, ..., which stand for spans", ge=0, le=1000
+    )
     train_bytes: int = Field(
         100_000_000, description="bytes of text to learn from; more is sampled down", ge=1000
     )
@@ -70,7 +76,9 @@ def work(settings: TokenizerSpec, out: Path) -> dict:
     template = find_template(settings.chat)
     out = Path(out)
     lines = Lines(Path(settings.data), settings.train_bytes)
-    proto = _train(settings, lines, chat.markers(template))
+    sentinels = [f"<extra_id_{i}>" for i in range(settings.sentinels)]
+    control = dict.fromkeys([*chat.markers(template), *settings.markers, *sentinels])
+    proto = _train(settings, lines, list(control))
     if lines.lost > MAX_LOST_FRAC * lines.bytes:
         raise DataError(
             f"{settings.data}: {lines.lost} of {lines.bytes} bytes would be skipped in training; "

@@ -56,7 +56,8 @@ def sharded(folder: Path, tokenizer: Path, texts: list[str], heldout: list[str])
         lines = [json.dumps({"id": str(i), "source": "test", "text": text}) for i, text in enumerate(part)]
         (folder / "data" / f"{name}.jsonl").write_text("".join(line + "\n" for line in lines))
     settings = shard.Shard(data=str(folder / "data"), tokenizer=str(tokenizer), shard_tokens=1000)
-    shard.work(settings, folder / "shards")
+    result = shard.work(settings, folder / "shards")
+    manifest.write(folder / "shards", verb="shard", status="done", result=result)
     return str(folder / "shards")
 
 

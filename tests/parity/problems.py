@@ -20,6 +20,8 @@ from llmkit.data.sets.prompts import Prompt
 from llmkit.engine.recipe import Optim
 from llmkit.models.blocks import initialise
 from llmkit.models.decoder import Decoder
+from llmkit.models.encdec import EncDec
+from llmkit.models.encoder import Encoder
 from llmkit.models.heads import with_head
 from llmkit.objectives.phase import Batch, Objective, Phase, add, keyed
 
@@ -64,6 +66,35 @@ def packed(step: int, draw: int, slot: int) -> Batch:
     return {"tokens": tokens, "segments": segments, "labels": labels, "bytes": (labels >= 0).sum(1) * 3}
 
 
+def encoder() -> nn.Module:
+    """ModernBERT's architecture, small enough that its window is narrower than a document."""
+    shape = {"style": "modernbert", "width": 16, "layers": 2, "heads": 2, "window": 2, "context": LENGTH}
+    with torch.device("meta"):
+        return Encoder(Encoder.Settings(**shape, global_every=2, vocab_size=VOCABULARY))
+
+
+def encdec() -> nn.Module:
+    """T5's architecture, with a decoder of one layer."""
+    shape = {"style": "t5", "width": 16, "layers": 2, "decoder_layers": 1, "heads": 2, "context": LENGTH}
+    with torch.device("meta"):
+        return EncDec(EncDec.Settings(**shape, vocab_size=VOCABULARY))
+
+
+def sources(step: int, draw: int, slot: int) -> Batch:
+    """`packed` rows with an encoder's side, shorter and cut elsewhere; segment i belongs to segment i."""
+    batch, generator = packed(step, draw, slot), keyed("sources", step, draw, slot)
+    segments = torch.ones(ROWS, LENGTH - 3, dtype=torch.int32)
+    segments[:, int(torch.randint(3, 6, (), generator=generator)) :] = 2
+    if empty(step, slot):
+        segments = torch.zeros_like(segments)
+    return {
+        **batch,
+        "source": torch.randint(VOCABULARY, segments.shape, generator=generator),
+        "source_segments": segments,
+        "spans": torch.zeros_like(batch["tokens"]),
+    }
+
+
 def pairs(step: int, draw: int, slot: int) -> Batch:
     """One pair a row, chosen in segment 1, rejected in segment 2, with the keys that reward and dpo read."""
     batch = packed(step, draw, slot)
@@ -93,12 +124,12 @@ def empty(step: int, slot: int) -> bool:
     return slot == 1 and step % 2 == 1
 
 
-def ours(name: str, batch, denominator: str, **settings) -> Problem:
-    """The registered objective `name` on decoders."""
+def ours(name: str, batch, denominator: str, net=decoder, **settings) -> Problem:
+    """The registered objective `name` on what `net` makes: decoders, unless something else is said."""
     cls = registry.find("objective", name)
     return Problem(
         lambda: cls(cls.Settings(**settings)),
-        lambda objective: objective.build(decoder),
+        lambda objective: objective.build(net),
         batch,
         denominator,
         Optim(lr=1e-3, eps=1e-5, clip=0.0),
@@ -306,6 +337,8 @@ GAN_NETS = {"g": (5, 17, 6), "d": (6, 17, 1)}
 PROBLEMS = {
     "causal": ours("causal", packed, "tokens"),
     "sft": ours("sft", packed, "tokens"),
+    "masked": ours("masked", packed, "tokens", encoder),
+    "denoise": ours("denoise", sources, "tokens", encdec),
     "reward": ours("reward", pairs, "pairs", margin=0.5, centering=0.01),
     "dpo": ours("dpo", pairs, "pairs", sft_weight=0.2),
     "grpo": ours(
