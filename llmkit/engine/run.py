@@ -92,13 +92,11 @@ class _Run:
 
     def _train(self) -> dict[str, Any]:
         recipe = self.recipe
-        objective = registry.find("objective", recipe.objective.name)(recipe.objective)
+        objective = self.objective
         self.starts = {net: Start(checkpoint) for net, checkpoint in objective.inits.items()}
         for start in self.starts.values():
             start.check(recipe, self.train_set)
-        backend = _backend(self.settled)(
-            objective, self._nets(objective), self._optims(objective), self.settled, recipe.run.seed
-        )
+        backend = self.backend(objective, self._nets(objective), self.optims, self.settled, recipe.run.seed)
         data, heldout = self._loaders(objective, backend)
         meter = self._meter(objective, backend)
         saver = Saver(recipe, backend, objective, meter, self._lineage(), self.train_set.tokenizer_dir)
@@ -226,7 +224,8 @@ def _resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
     _fits(model, dataset)
     data = recipe.data
     if hasattr(dataset, "plan"):
-        data = dataset.plan(run.steps * recipe.batch.rows)
+        growth = Growth(recipe.batch.rows, recipe.batch.start_rows, recipe.batch.grow_steps)
+        data = dataset.plan(growth.before(run.steps))
     return recipe.model_copy(update={"model": model, "run": run, "data": data})
 
 

@@ -41,23 +41,27 @@ def positions(segments: Tensor) -> Tensor:
     return place - torch.where(starts, place, 0).cummax(1).values
 
 
-def block_diagonal(segments: Tensor, queries: int | None = None) -> Tensor:
+def block_diagonal(segments: Tensor, queries: int | None = None, prefix: Tensor | None = None) -> Tensor:
     """Causal attention inside each document: (B, T) segments -> (B, 1, Q, T) bool, True where it is allowed.
 
-    `queries`: only the last so many positions ask. Padding attends to padding, so that no softmax is empty.
+    `queries`: only the last so many positions ask. `prefix` (B, T) bool: seen from all of their document.
+    Padding attends to padding, so that no softmax is empty.
     """
     T = segments.shape[1]
     same = segments[:, :, None] == segments[:, None, :]
-    causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
-    return (same & causal)[:, None, T - (queries or T) :]
+    seen = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
+    if prefix is not None:
+        seen = seen | prefix[:, None, :]
+    return (same & seen)[:, None, T - (queries or T) :]
 
 
-def flex_mask(segments: Tensor):
+def flex_mask(segments: Tensor, prefix: Tensor | None = None):
     """The same rule as `block_diagonal`, as a FlexAttention BlockMask: other documents are skipped."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def allowed(b, h, q, k):
-        return (q >= k) & (segments[b, q] == segments[b, k])
+        seen = q >= k if prefix is None else (q >= k) | prefix[b, k]
+        return seen & (segments[b, q] == segments[b, k])
 
     B, T = segments.shape
     return create_block_mask(allowed, B, None, T, T, device=segments.device)

@@ -101,15 +101,24 @@ class Decoder(nn.Module):
         else:
             fill_normal(p, s.init_std / (2 * s.layers) ** 0.5 if residual else s.init_std, generator)
 
-    def hidden(self, tokens: Tensor, segments: Tensor | None = None, past: Past | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        segments: Tensor | None = None,
+        past: Past | None = None,
+        prefix: Tensor | None = None,
+    ) -> Tensor:
         """Last hidden states: tokens (B, T) -> (B, T, D), normed, ready for `logits`.
 
         `segments` (B, T): documents do not see each other and positions restart; None = one document per row.
         `past`: continue behind what it holds, and add to it (blocks of new tokens of any length).
+        `prefix` (B, T) bool, with segments and without `past`: positions that all of their document see.
         """
-        return self.norm(self._stack(tokens, segments, past))
+        return self.norm(self._stack(tokens, segments, past, prefix))
 
-    def _stack(self, tokens: Tensor, segments: Tensor | None, past: Past | None = None) -> Tensor:
+    def _stack(
+        self, tokens: Tensor, segments: Tensor | None, past: Past | None = None, prefix: Tensor | None = None
+    ) -> Tensor:
         if past is not None:
             segments = past.append(tokens, segments)
         fast = self._compiled if past is None and torch.is_grad_enabled() else None
@@ -118,7 +127,8 @@ class Decoder(nn.Module):
             place, mask = torch.arange(T, device=tokens.device)[None], None
         else:
             place = positions(segments)[:, -T:]
-            mask = flex_mask(segments) if fast and tokens.is_cuda else block_diagonal(segments, T)
+            flex = fast and tokens.is_cuda
+            mask = flex_mask(segments, prefix) if flex else block_diagonal(segments, T, prefix)
         turn = rope(place, self.settings.head_dim, self.settings.rope_theta)
         x = self.embed_tokens(tokens)
         for i, block in enumerate(fast.blocks if fast else self.layers):
@@ -137,10 +147,12 @@ class Decoder(nn.Module):
         """The (V, D) matrix that turns hidden states into logits."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def nll(self, tokens: Tensor, segments: Tensor | None, labels: Tensor) -> Tensor:
+    def nll(
+        self, tokens: Tensor, segments: Tensor | None, labels: Tensor, prefix: Tensor | None = None
+    ) -> Tensor:
         """Negative log-likelihood of `labels` (already shifted, -100 = none, which costs 0): (B, T) fp32."""
         tail = self._compiled.tail if self._compiled and torch.is_grad_enabled() else self._tail
-        return tail(self._stack(tokens, segments), labels)
+        return tail(self._stack(tokens, segments, prefix=prefix), labels)
 
     def _tail(self, x: Tensor, labels: Tensor) -> Tensor:
         return linear_cross_entropy(self.norm(x), self.output_weight, labels)

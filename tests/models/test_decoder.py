@@ -43,7 +43,7 @@ def test_packed_documents_have_the_loss_they_have_alone():
 
 
 def test_without_the_mask_packed_documents_see_each_other(monkeypatch):
-    monkeypatch.setattr("llmkit.models.decoder.block_diagonal", lambda segments, queries: None)
+    monkeypatch.setattr("llmkit.models.decoder.block_diagonal", lambda segments, queries, prefix: None)
     assert packing_error(random_net()) > 1e-2
 
 
@@ -61,6 +61,23 @@ def test_no_token_sees_a_later_one():
     before, after = net.hidden(tokens), net.hidden(changed)
     torch.testing.assert_close(before[:, :12], after[:, :12])
     assert (before[:, 12] - after[:, 12]).abs().max() > 1e-2
+
+
+def test_a_prefix_is_seen_from_everywhere_in_its_document_and_nowhere_else():
+    """Which positions a change of one token reaches, one after the other, against the rule written out."""
+    net, (tokens, segments, _) = random_net(), packed_batch()
+    prefix = torch.zeros(2, 24, dtype=torch.bool)
+    prefix[0, :4], prefix[0, 9:12], prefix[1, :6] = True, True, True
+    with torch.no_grad():
+        before = net.hidden(tokens, segments, prefix=prefix)
+        for row, place in [(0, 2), (0, 6), (0, 11), (0, 15), (1, 0), (1, 5), (1, 6), (1, 16)]:
+            changed = tokens.clone()
+            changed[row, place] = (changed[row, place] + 1) % 400
+            moved = (net.hidden(changed, segments, prefix=prefix) - before).abs().amax(-1) > 1e-6
+            document = segments[row] == segments[row, place]
+            expected = document if prefix[row, place] else document & (torch.arange(24) >= place)
+            assert moved[row].tolist() == expected.tolist()
+            assert not moved[1 - row].any()
 
 
 def test_nll_is_the_cross_entropy_of_the_logits():

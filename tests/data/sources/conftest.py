@@ -13,7 +13,7 @@ def publish(tmp_path, monkeypatch):
     """publish(module, {member: text}): what the module's package holds from now on."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
-    def put(module, members: dict[str, str]) -> None:
+    def put(module, members: dict[str, str | bytes]) -> None:
         folder = module.PACKAGE.folder
         folder.mkdir(parents=True)
         wheel = folder / "package.whl"

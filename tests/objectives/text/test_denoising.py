@@ -80,6 +80,7 @@ RUNS = {
     "span": ("denoise", T5, {}, {"loss", "accuracy", "span_accuracy"}),
     "infill": ("denoise", {**T5, "style": "bart"}, {}, {"loss", "accuracy"}),
     "fim": ("causal", DECODER, {}, {"loss", "bits_per_byte"}),
+    "prefix": ("causal", DECODER, {}, {"loss"}),
 }
 
 
