@@ -15,6 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmkit.models.crossentropy import soft_cap
+from llmkit.models.experts import Experts, Routing
+from llmkit.models.rotary import Scaling, frequencies
+
 
 class RMSNorm(nn.Module):
     """Root mean square norm with a learned scale (Zhang & Sennrich 2019, eq. 4), computed in fp32."""
@@ -41,41 +45,36 @@ def positions(segments: Tensor) -> Tensor:
     return place - torch.where(starts, place, 0).cummax(1).values
 
 
-def block_diagonal(segments: Tensor, queries: int | None = None, prefix: Tensor | None = None) -> Tensor:
+def block_diagonal(segments: Tensor, queries: int | None = None) -> Tensor:
     """Causal attention inside each document: (B, T) segments -> (B, 1, Q, T) bool, True where it is allowed.
 
-    `queries`: only the last so many positions ask. `prefix` (B, T) bool: seen from all of their document.
-    Padding attends to padding, so that no softmax is empty.
+    `queries`: only the last so many positions ask. Padding attends to padding, so that no softmax is empty.
     """
     T = segments.shape[1]
     same = segments[:, :, None] == segments[:, None, :]
-    seen = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
-    if prefix is not None:
-        seen = seen | prefix[:, None, :]
-    return (same & seen)[:, None, T - (queries or T) :]
+    causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
+    return (same & causal)[:, None, T - (queries or T) :]
 
 
-def flex_mask(segments: Tensor, prefix: Tensor | None = None):
-    """The same rule as `block_diagonal`, as a FlexAttention BlockMask: other documents are skipped."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    def allowed(b, h, q, k):
-        seen = q >= k if prefix is None else (q >= k) | prefix[b, k]
-        return seen & (segments[b, q] == segments[b, k])
-
-    B, T = segments.shape
-    return create_block_mask(allowed, B, None, T, T, device=segments.device)
-
-
-def rope(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def rope(
+    positions: Tensor, head_dim: int, theta: float, scaling: Scaling | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the rotary angles (Su et al. 2021, eq. 34): (B, T) -> two (B, 1, T, K/2), fp32.
 
     Computed on the fly: a buffer would be left uninitialised by meta construction and would travel in
     checkpoints.
     """
-    powers = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    angles = positions[:, None, :, None].float() * (1.0 / theta**powers)
-    return angles.cos(), angles.sin()
+    each = frequencies(head_dim, theta, scaling, positions.device)
+    angles = positions[:, None, :, None].float() * each
+    heat = scaling.heat if scaling else 1.0
+    return angles.cos() * heat, angles.sin() * heat
+
+
+def sinusoids(place: Tensor, width: int) -> Tensor:
+    """Vaswani et al. (2017), section 3.5, sines before cosines as in their code: (B, T) -> (B, T, D)."""
+    powers = torch.arange(0, width, 2, dtype=torch.float32, device=place.device) / width
+    angles = place[..., None].float() / 10000.0**powers
+    return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
@@ -86,28 +85,34 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention (Ainslie et al. 2023) with rotary positions."""
+    """Grouped-query attention (Ainslie et al. 2023), with the options of `decoder.Settings`."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int):
+    def __init__(self, settings):
         super().__init__()
-        self.head_dim = head_dim
-        self.q_proj = nn.Linear(width, heads * head_dim, bias=False)
-        self.k_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
-        self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
-        self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
+        s = settings
+        self.head_dim, self.cap = s.head_dim, s.attention_cap
+        self.q_proj = nn.Linear(s.width, s.heads * s.head_dim, bias=s.bias)
+        self.k_proj = nn.Linear(s.width, s.kv_heads * s.head_dim, bias=s.bias)
+        self.v_proj = nn.Linear(s.width, s.kv_heads * s.head_dim, bias=s.bias)
+        self.o_proj = nn.Linear(s.heads * s.head_dim, s.width, bias=s.bias)
+        self.q_norm = RMSNorm(s.head_dim, s.norm_eps) if s.qk_norm else None
+        self.k_norm = RMSNorm(s.head_dim, s.norm_eps) if s.qk_norm else None
 
     def forward(self, x: Tensor, turn, mask, past=None) -> Tensor:
         """x (B, T, D) -> (B, T, D).
 
-        `turn`: the pair of `rope`. `mask`: None = causal; bool (B, 1, T, S), True = allowed; or a
+        `turn`: the pair of `rope`, or None. `mask`: None = causal; bool (B, 1, T, S), True = allowed; or a
         FlexAttention BlockMask. `past`: a `Past` that lends the keys and values of earlier positions and
         keeps those of `x`.
         """
         q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = rotate(q, turn), rotate(k, turn)
+        if self.q_norm is not None:  # on each head, before it is turned: Qwen3
+            q, k = self.q_norm(q), self.k_norm(k)
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
         if past is not None:
             k, v = past.extend(k, v)
-        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        return self.o_proj(attend(q, k, v, mask, cap=self.cap).transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, H*K) -> (B, H, T, K)"""
@@ -118,22 +123,31 @@ SHORT = 512
 """Up to this row length attention on a CPU is written out: torch's fused kernel takes three times as long."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask, bias: Tensor | None = None, scale: float | None = None):
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    cap: float = 0.0,
+):
     """Softmax attention: q (B, H, T, K), k and v (B, G, S, K) -> (B, H, T, K); `mask` as `Attention`'s.
 
     `bias` (1, H, T, S) is added to the scores; the mask is a tensor then. `scale` of the scores: None is
-    K**-0.5.
+    K**-0.5. `cap`: `soft_cap`'s, of the scores.
     """
     grouped = q.shape[1] != k.shape[1]
     if mask is not None and not isinstance(mask, Tensor):
         from torch.nn.attention.flex_attention import flex_attention
 
-        return flex_attention(q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped)
-    if q.device.type == "cpu":
+        capped = (lambda score, b, h, t, s: soft_cap(score, cap)) if cap else None
+        return flex_attention(q, k, v, capped, block_mask=mask, scale=scale, enable_gqa=grouped)
+    if q.device.type == "cpu" or cap:  # fused kernels know no cap
         if grouped:  # the CPU's kernels know no groups
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-        if k.shape[2] <= SHORT:
-            return _attend_short(q, k, v, mask, bias, scale)
+        if k.shape[2] <= SHORT or cap:
+            return _attend_short(q, k, v, mask, bias, scale, cap)
         grouped = False
     causal = mask is None
     if bias is not None:
@@ -143,45 +157,74 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask, bias: Tensor | None = None, sc
     )
 
 
-def _attend_short(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale) -> Tensor:
+def _attend_short(q: Tensor, k: Tensor, v: Tensor, mask, bias, scale, cap: float) -> Tensor:
     """`attend` with all scores in memory (B, H, T, S)."""
     if mask is None:
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
     scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(2, 3)
     if bias is not None:
         scores = scores.float() + bias
-    return scores.float().masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype) @ v
+    return soft_cap(scores.float(), cap).masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype) @ v
+
+
+def norm(s) -> nn.Module:
+    """The norm that a decoder's settings ask for."""
+    return RMSNorm(s.width, s.norm_eps) if s.norm == "rms" else nn.LayerNorm(s.width, s.norm_eps)
+
+
+def feed_forward(s) -> nn.Module:
+    """The feed-forward layer that a decoder's settings ask for."""
+    if s.experts:
+        return Experts(s.width, s.mlp_dim, s.experts, s.experts_per_token)
+    return SwiGLU(s.width, s.mlp_dim, s.bias) if s.mlp == "swiglu" else Gelu(s.width, s.mlp_dim, s.bias)
 
 
 class SwiGLU(nn.Module):
     """Gated feed-forward layer (Shazeer 2020, eq. 6)."""
 
-    def __init__(self, width: int, mlp_dim: int):
+    def __init__(self, width: int, mlp_dim: int, bias: bool = False):
         super().__init__()
-        self.gate_proj = nn.Linear(width, mlp_dim, bias=False)
-        self.up_proj = nn.Linear(width, mlp_dim, bias=False)
-        self.down_proj = nn.Linear(mlp_dim, width, bias=False)
+        self.gate_proj = nn.Linear(width, mlp_dim, bias=bias)
+        self.up_proj = nn.Linear(width, mlp_dim, bias=bias)
+        self.down_proj = nn.Linear(mlp_dim, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+class Gelu(nn.Module):
+    """Feed-forward layer with a GELU in its tanh form (Hendrycks & Gimpel 2016), as in GPT-2."""
+
+    def __init__(self, width: int, mlp_dim: int, bias: bool):
+        super().__init__()
+        self.up_proj = nn.Linear(width, mlp_dim, bias=bias)
+        self.down_proj = nn.Linear(mlp_dim, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
+
+
 class Block(nn.Module):
-    """One pre-norm transformer layer; `settings` is any model's that has the fields read here."""
+    """One pre-norm transformer layer; `settings` are a decoder's."""
 
     def __init__(self, settings):
         super().__init__()
         s = settings
-        self.self_attn = Attention(s.width, s.heads, s.kv_heads, s.head_dim)
-        self.mlp = SwiGLU(s.width, s.mlp_dim)
-        self.input_layernorm = RMSNorm(s.width, s.norm_eps)
-        self.post_attention_layernorm = RMSNorm(s.width, s.norm_eps)
+        self.self_attn = Attention(s)
+        self.mlp = feed_forward(s)
+        self.input_layernorm = norm(s)
+        self.post_attention_layernorm = norm(s)
         self.dropout = s.dropout
 
-    def forward(self, x: Tensor, turn, mask, past=None) -> Tensor:
-        """x (B, T, D) -> (B, T, D); the other arguments are `Attention.forward`'s."""
+    def forward(self, x: Tensor, turn, mask, past=None) -> tuple[Tensor, Routing | None]:
+        """x (B, T, D) -> (x (B, T, D), how it was routed if there are experts).
+
+        The other arguments are `Attention.forward`'s.
+        """
         x = x + self._drop(self.self_attn(self.input_layernorm(x), turn, mask, past))
-        return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
+        y = self.mlp(self.post_attention_layernorm(x))
+        y, routing = y if isinstance(y, tuple) else (y, None)
+        return x + self._drop(y), routing
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x

@@ -17,19 +17,30 @@ PLAIN_LOGITS = 1 << 26
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, most: int = PLAIN_LOGITS, bias: Tensor | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    most: int = PLAIN_LOGITS,
+    bias: Tensor | None = None,
+    cap: float = 0.0,
 ) -> Tensor:
     """-log softmax(hidden @ weight.T + bias)[labels]: hidden (..., D), weight (V, D), labels (...), bias (V)
     or none -> (...) fp32.
 
-    0 where the label is IGNORED. `most`: how many logits may exist at a time.
+    0 where the label is IGNORED. `most`: how many logits may exist at a time. `cap`: `soft_cap`'s.
     """
     h, y = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
     if h.shape[0] * weight.shape[0] <= most:
-        nll = F.cross_entropy(F.linear(h, weight, bias).float(), y, reduction="none", ignore_index=IGNORED)
+        logits = soft_cap(F.linear(h, weight, bias).float(), cap)
+        nll = F.cross_entropy(logits, y, reduction="none", ignore_index=IGNORED)
     else:
-        nll = _Chunked.apply(_as_autocast(h), weight, y, max(1, most // weight.shape[0]), bias)
+        nll = _Chunked.apply(_as_autocast(h), weight, y, max(1, most // weight.shape[0]), bias, cap)
     return nll.view(labels.shape)
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """`x` squeezed smoothly into (-cap, cap) (Gemma 2, 2024, section 2); 0: as it is."""
+    return cap * torch.tanh(x / cap) if cap else x
 
 
 def _as_autocast(x: Tensor) -> Tensor:
@@ -42,17 +53,17 @@ class _Chunked(torch.autograd.Function):
     """Saves the log of the partition function per position; d logits = (softmax - onehot) * upstream."""
 
     @staticmethod
-    def forward(ctx, h, weight, y, chunk, bias):
+    def forward(ctx, h, weight, y, chunk, bias, cap):
         """h (N, D), weight (V, D), y (N), bias (V) -> nll (N) fp32; `chunk` positions at a time."""
         w = weight.to(h.dtype)
         nll, logz = h.new_empty(len(y), dtype=torch.float32), h.new_empty(len(y), dtype=torch.float32)
         for i in range(0, len(y), chunk):
             rows = slice(i, i + chunk)
-            logits = _logits(h[rows], w, bias)
+            logits = soft_cap(_logits(h[rows], w, bias), cap)
             logz[rows] = logits.logsumexp(-1)
             nll[rows] = logz[rows] - logits.gather(1, y[rows].clamp(min=0)[:, None])[:, 0]
         ctx.save_for_backward(h, weight, y, logz, bias)
-        ctx.chunk = chunk
+        ctx.chunk, ctx.cap = chunk, cap
         return nll.masked_fill_(y == IGNORED, 0.0)
 
     @staticmethod
@@ -65,15 +76,18 @@ class _Chunked(torch.autograd.Function):
         db = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=h.device)
         for i in range(0, len(y), ctx.chunk):
             rows = slice(i, i + ctx.chunk)
-            d = (_logits(h[rows], w, bias) - logz[rows, None]).exp_()
+            logits = soft_cap(_logits(h[rows], w, bias), ctx.cap)
+            d = (logits - logz[rows, None]).exp_()
             d.scatter_add_(1, y[rows].clamp(min=0)[:, None], torch.full_like(d[:, :1], -1.0))
             d = d * upstream[rows, None]
+            if ctx.cap:
+                d = d * (1 - (logits / ctx.cap).square())
             if db is not None:
                 db += d.sum(0)
             d = d.to(h.dtype)
             dh[rows] = d @ w
             dw += (d.T @ h[rows]).float()
-        return dh, dw.to(weight.dtype), None, None, None if db is None else db.to(bias.dtype)
+        return dh, dw.to(weight.dtype), None, None, None if db is None else db.to(bias.dtype), None
 
 
 def _logits(h: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,9 +1,16 @@
-"""A decoder-only language model of the Llama architecture, from raw tokens to the loss of every token.
+"""A decoder-only language model, from raw tokens to the loss of every token.
 
     tokens ─► embed ─► Block x layers ─► norm ─► logits ─► cross-entropy
                         turn, mask: from segments, once per forward
 
-Letters as in blocks.py, V vocabulary. Exports exactly to Hugging Face's LlamaForCausalLM (models/hf).
+             positions  norm  mlp      also                    exports to (models/hf)
+    Llama    rope       rms   swiglu   rope_scaling            LlamaForCausalLM (the defaults)
+    Qwen3    rope       rms   swiglu   qk_norm                 Qwen3ForCausalLM
+    Mistral  rope       rms   swiglu   window                  MistralForCausalLM
+    Mixtral  rope       rms   experts  window                  MixtralForCausalLM
+    GPT-2    learned    layer gelu     bias                    GPT2LMHeadModel
+
+Letters as in blocks.py, V vocabulary, E experts.
 """
 
 from collections.abc import Callable
@@ -17,10 +24,12 @@ from torch import Tensor, nn
 
 from llmkit.config import Field, Section
 from llmkit.errors import ConfigError
-from llmkit.models import recompute
-from llmkit.models.blocks import Block, RMSNorm, block_diagonal, fill_normal, flex_mask, positions, rope
-from llmkit.models.crossentropy import IGNORED, linear_cross_entropy
+from llmkit.models import masks, recompute
+from llmkit.models.blocks import Block, fill_normal, norm, positions, rope, sinusoids
+from llmkit.models.crossentropy import IGNORED, linear_cross_entropy, soft_cap
+from llmkit.models.experts import Routing, balance, load, router_z
 from llmkit.models.past import Past
+from llmkit.models.rotary import Scaling
 from llmkit.registry import register
 
 
@@ -33,13 +42,36 @@ class Settings(Section):
     heads: int = Field(4, description="number of query heads", gt=0)
     kv_heads: int | None = Field(None, description="number of key/value heads; None = heads", gt=0)
     head_dim: int | None = Field(None, description="width of a head, even; None = width / heads", gt=0)
-    mlp_dim: int | None = Field(None, description="hidden width of the MLP; None = 8/3 width", gt=0)
+    mlp_dim: int | None = Field(
+        None, description="hidden width of the MLP or of one expert; None = 8/3 width, gelu 4", gt=0
+    )
     vocab_size: int | None = Field(None, description="vocabulary entries; None = the tokenizer's", gt=1)
     context: int = Field(256, description="longest row in tokens that the model is meant for", gt=0)
+    positions: Literal["rope", "learned", "sinusoidal"] = Field(
+        "rope", description="how a token knows its place"
+    )
     rope_theta: float = Field(10000.0, description="base of the rotary wavelengths", gt=1)
-    norm_eps: float = Field(1e-5, description="epsilon of RMSNorm", gt=0)
+    rope_scaling: Scaling | None = Field(None, description="stretches rope over longer rows")
+    window: int | None = Field(
+        None, description="a token sees itself and the window - 1 tokens before it; None = all", gt=0
+    )
+    norm: Literal["rms", "layer"] = Field("rms", description="RMSNorm or LayerNorm")
+    norm_eps: float = Field(1e-5, description="epsilon of the norms", gt=0)
+    qk_norm: bool = Field(False, description="RMSNorm on every query and key (Henry et al. 2020)")
+    mlp: Literal["swiglu", "gelu"] = Field("swiglu", description="gated feed-forward layer, or GPT-2's")
+    bias: bool = Field(False, description="biases in all linear layers but router and output")
+    experts: int = Field(0, description="experts of a layer; 0 = one plain MLP", ge=0)
+    experts_per_token: int = Field(2, description="how many of them a token goes through", gt=0)
+    attention_cap: float = Field(0.0, description="soft cap of attention scores; 0 = none, Gemma 2: 50", ge=0)
+    logit_cap: float = Field(0.0, description="soft cap of the logits; 0 = none, Gemma 2: 30", ge=0)
     tie: bool = Field(True, description="use the embedding as the output matrix too")
     init_std: float = Field(0.02, description="standard deviation of the initial weights", gt=0)
+    mup_width: int | None = Field(
+        None,
+        description="muP: the width at which lr and init_std were tuned; they carry over to this one. "
+        "None = off. Scale heads, not head_dim",
+        gt=0,
+    )
     depth_scaled: bool = Field(True, description="divide the std of residual outputs by sqrt(2 layers)")
     dropout: float = Field(0.0, description="probability, on the output of every sublayer", ge=0, lt=1)
     recompute: Literal["none", "selective", "full"] = Field(
@@ -63,21 +95,48 @@ class Settings(Section):
                     raise ValueError(f"width={width} does not divide by heads={heads}; set head_dim too")
                 out["head_dim"] = width // heads
             out["kv_heads"] = out["kv_heads"] or heads
-            out["mlp_dim"] = out["mlp_dim"] or -(-8 * width // 96) * 32
+            out["mlp_dim"] = out["mlp_dim"] or (
+                4 * width if out["mlp"] == "gelu" else -(-8 * width // 96) * 32
+            )
         return out
 
     @model_validator(mode="after")
     def _fits(self):
         if self.heads % self.kv_heads:
             raise ValueError(f"heads={self.heads} does not divide by kv_heads={self.kv_heads}; change one")
-        if self.head_dim % 2:
+        if self.head_dim % 2 and self.positions == "rope":
             raise ValueError(f"head_dim={self.head_dim} is odd and cannot be rotated in halves; make it even")
+        if self.width % 2 and self.positions == "sinusoidal":
+            raise ValueError(f"width={self.width} is odd, sinusoidal positions come in pairs; make it even")
+        if self.rope_scaling and self.positions != "rope":
+            raise ValueError(f"rope_scaling does nothing to {self.positions} positions; leave it out")
+        if self.experts and self.experts < self.experts_per_token:
+            raise ValueError(
+                f"experts={self.experts} are fewer than experts_per_token={self.experts_per_token}"
+            )
+        if self.experts and (self.mlp != "swiglu" or self.bias):
+            raise ValueError("experts are swiglu layers without bias; leave mlp and bias out")
         return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What makes this another architecture than Llama's: {option: value}, where not default."""
+        return {key: value for key in OPTIONS if (value := getattr(self, key)) != _default(key)}
+
+
+OPTIONS = (
+    "positions", "rope_scaling", "window", "norm", "qk_norm", "mlp", "bias", "experts", "attention_cap",
+    "logit_cap", "mup_width",
+)  # fmt: skip
+
+
+def _default(key: str) -> Any:
+    return Settings.model_fields[key].default
 
 
 @register("model", "decoder")
 class Decoder(nn.Module):
-    """Llama decoder. Its weights are empty until `blocks.initialise`; it may be built on the meta device."""
+    """Its weights are empty until `blocks.initialise`; it may be built on the meta device."""
 
     Settings = Settings
 
@@ -87,60 +146,110 @@ class Decoder(nn.Module):
             raise ConfigError("model.vocab_size: is not known yet; give it, or data whose tokenizer tells it")
         self.settings = s = settings
         self.embed_tokens = nn.Embedding(s.vocab_size, s.width)
+        self.embed_positions = nn.Embedding(s.context, s.width) if s.positions == "learned" else None
         self.layers = nn.ModuleList(Block(s) for _ in range(s.layers))
-        self.norm = RMSNorm(s.width, s.norm_eps)
+        self.norm = norm(s)
         self.lm_head = None if s.tie else nn.Linear(s.width, s.vocab_size, bias=False)
         self._compiled: _Compiled | None = None
 
+    # ---- initialisation ------------------------------------------------------------------------------------
+
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
-        """Fill one parameter: norms with 1, matrices from N(0, init_std), residual outputs less by depth."""
+        """Fill one parameter: norms with 1, biases with 0, matrices from N(0, init_std).
+
+        Residual outputs have less by depth (Radford et al. 2019); under muP matrices inside the layers have a
+        variance that falls with the width (Yang et al. 2022, table 8).
+        """
         s = self.settings
-        residual = s.depth_scaled and name.endswith(("o_proj.weight", "down_proj.weight"))
         if p.ndim == 1:
-            nn.init.ones_(p)
-        else:
-            fill_normal(p, s.init_std / (2 * s.layers) ** 0.5 if residual else s.init_std, generator)
+            nn.init.ones_(p) if name.endswith("weight") else nn.init.zeros_(p)
+            return
+        std = s.init_std * (self.wider**-0.5 if self._inside(name) else 1.0)
+        residual = s.depth_scaled and "_proj" in name and ("o_proj" in name or "down_proj" in name)
+        fill_normal(p, std / (2 * s.layers) ** 0.5 if residual else std, generator)
+
+    def lr_scale(self, name: str) -> float:
+        """muP for Adam (Yang et al. 2022, table 8): matrices inside the layers learn 1 / width as fast."""
+        return 1 / self.wider if self._inside(name) else 1.0
+
+    def _inside(self, name: str) -> bool:
+        """Whether a parameter is a matrix whose both sides grow with the width."""
+        return name.startswith("layers.") and ("_proj" in name or "router" in name) and "bias" not in name
+
+    @property
+    def wider(self) -> float:
+        """How much wider this net is than the one its settings were tuned on; 1 without muP."""
+        s = self.settings
+        return s.width / s.mup_width if s.mup_width else 1.0
+
+    # ---- forward -------------------------------------------------------------------------------------------
 
     def hidden(
         self,
         tokens: Tensor,
         segments: Tensor | None = None,
         past: Past | None = None,
+        *,
         prefix: Tensor | None = None,
     ) -> Tensor:
         """Last hidden states: tokens (B, T) -> (B, T, D), normed, ready for `logits`.
 
         `segments` (B, T): documents do not see each other and positions restart; None = one document per row.
         `past`: continue behind what it holds, and add to it (blocks of new tokens of any length).
-        `prefix` (B, T) bool, with segments and without `past`: positions that all of their document see.
+        `prefix` (B, T) bool: positions that all of their document sees (Raffel et al. 2020, section 3.2.1).
         """
-        return self.norm(self._stack(tokens, segments, past, prefix))
+        return self.norm(self._stack(tokens, segments, past, prefix)[0])
 
     def _stack(
         self, tokens: Tensor, segments: Tensor | None, past: Past | None = None, prefix: Tensor | None = None
-    ) -> Tensor:
+    ) -> tuple[Tensor, list[Routing]]:
+        s = self.settings
         if past is not None:
             segments = past.append(tokens, segments)
         fast = self._compiled if past is None and torch.is_grad_enabled() else None
         T = tokens.shape[1]
+        if segments is None and (s.window or prefix is not None):
+            segments = torch.ones_like(tokens)
         if segments is None:
             place, mask = torch.arange(T, device=tokens.device)[None], None
         else:
             place = positions(segments)[:, -T:]
-            flex = fast and tokens.is_cuda
-            mask = flex_mask(segments, prefix) if flex else block_diagonal(segments, T, prefix)
-        turn = rope(place, self.settings.head_dim, self.settings.rope_theta)
-        x = self.embed_tokens(tokens)
+            mask = self._mask(segments, T, prefix, blocks=bool(fast) and tokens.is_cuda)
+        turn = None
+        if s.positions == "rope":
+            turn = rope(place, s.head_dim, s.rope_theta, s.rope_scaling)
+        x = self._embed(tokens, place)
+        routings = []
         for i, block in enumerate(fast.blocks if fast else self.layers):
             if past is None:
-                x = recompute.through(self.settings.recompute, block, x, turn, mask)
+                x, routing = recompute.through(s.recompute, block, x, turn, mask)
             else:
-                x = block(x, turn, mask, past.layers[i])
+                x, routing = block(x, turn, mask, past.layers[i])
+            if routing is not None:
+                routings.append(routing)
+        return x, routings
+
+    def _mask(self, segments: Tensor, queries: int, prefix: Tensor | None, blocks: bool):
+        reach = None if self.settings.window is None else self.settings.window - 1
+        rule = masks.within(segments, queries, causal=True, reach=reach, prefix=prefix)
+        draw = masks.blockwise if blocks else masks.dense
+        return draw(rule, len(segments), queries, segments.shape[1], segments.device)
+
+    def _embed(self, tokens: Tensor, place: Tensor) -> Tensor:
+        x = self.embed_tokens(tokens)
+        if self.embed_positions is not None:
+            return x + self.embed_positions(place)
+        if self.settings.positions == "sinusoidal":
+            return x + sinusoids(place, self.settings.width).to(x.dtype)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, V)"""
-        return F.linear(hidden, self.output_weight)
+        return soft_cap(F.linear(self._shrunk(hidden), self.output_weight), self.settings.logit_cap)
+
+    def _shrunk(self, hidden: Tensor) -> Tensor:
+        """muP's multiplier of the output (Yang et al. 2022, table 8)."""
+        return hidden / self.wider if self.settings.mup_width else hidden
 
     @property
     def output_weight(self) -> Tensor:
@@ -148,14 +257,34 @@ class Decoder(nn.Module):
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def nll(
-        self, tokens: Tensor, segments: Tensor | None, labels: Tensor, prefix: Tensor | None = None
+        self, tokens: Tensor, segments: Tensor | None, labels: Tensor, *, prefix: Tensor | None = None
     ) -> Tensor:
         """Negative log-likelihood of `labels` (already shifted, -100 = none, which costs 0): (B, T) fp32."""
+        return self.routed_nll(tokens, segments, labels, prefix=prefix)[0]
+
+    def routed_nll(
+        self, tokens: Tensor, segments: Tensor | None, labels: Tensor, *, prefix: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`nll`, and what the routers of a mixture of experts did, as means over the layers; {} without.
+
+        `balance`: summed over rows; `router_z`: summed over tokens; `load` (E,): choices by expert.
+        """
+        x, routings = self._stack(tokens, segments, prefix=prefix)
         tail = self._compiled.tail if self._compiled and torch.is_grad_enabled() else self._tail
-        return tail(self._stack(tokens, segments, prefix=prefix), labels)
+        nll = tail(x, labels)
+        if not routings:
+            return nll, {}
+        real = torch.ones_like(tokens, dtype=torch.bool) if segments is None else segments > 0
+        found = {
+            "balance": sum(balance(r, real).sum() for r in routings),
+            "router_z": sum(router_z(r, real) for r in routings),
+            "load": sum(load(r, real) for r in routings),
+        }
+        return nll, {name: value / len(routings) for name, value in found.items()}
 
     def _tail(self, x: Tensor, labels: Tensor) -> Tensor:
-        return linear_cross_entropy(self.norm(x), self.output_weight, labels)
+        hidden = self._shrunk(self.norm(x))
+        return linear_cross_entropy(hidden, self.output_weight, labels, cap=self.settings.logit_cap)
 
     def past(self, rows: int, size: int) -> Past:
         """An empty cache for `rows` rows of at most `size` positions, to be passed to `hidden`."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from llmkit.config import Field, Section
 from llmkit.errors import ConfigError
 from llmkit.models import masks, recompute
-from llmkit.models.blocks import RMSNorm, fill_normal, positions
+from llmkit.models.blocks import RMSNorm, fill_normal, positions, sinusoids
 from llmkit.models.crossentropy import linear_cross_entropy
 from llmkit.models.layer import Layer, Shape
 from llmkit.models.past import Past
@@ -191,13 +191,6 @@ class Side(nn.Module):
         distance = k - k[keys - queries :, None]
         which = bucket(distance, self.settings.buckets, self.settings.max_distance, both_ways=not self.causal)
         return self.embed_distances(which).permute(2, 0, 1)[None]
-
-
-def sinusoids(place: Tensor, width: int) -> Tensor:
-    """Vaswani et al. (2017), section 3.5, sines before cosines as in their code: (B, T) -> (B, T, D)."""
-    powers = torch.arange(0, width, 2, dtype=torch.float32, device=place.device) / width
-    angles = place[..., None].float() / 10000.0**powers
-    return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 def bucket(distance: Tensor, buckets: int, max_distance: int, both_ways: bool) -> Tensor:

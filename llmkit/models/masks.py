@@ -17,11 +17,18 @@ Rule = Callable[..., Tensor]
 """(row, head, query, key) -> allowed; indices that broadcast."""
 
 
-def within(segments: Tensor, queries: int, *, causal: bool = False, reach: int | None = None) -> Rule:
+def within(
+    segments: Tensor,
+    queries: int,
+    *,
+    causal: bool = False,
+    reach: int | None = None,
+    prefix: Tensor | None = None,
+) -> Rule:
     """Each document to itself: `segments` (B, S), of which the last `queries` positions ask.
 
-    `causal`: only what is not behind the query; `reach`: at most so many positions to each side. Padding sees
-    padding, so that no softmax is empty.
+    `causal`: only what is not behind the query, or is marked in `prefix` (B, S); `reach`: at most so many
+    positions to each side. Padding sees padding, so that no softmax is empty.
     """
     ahead = segments.shape[1] - queries
 
@@ -29,7 +36,7 @@ def within(segments: Tensor, queries: int, *, causal: bool = False, reach: int |
         place = q + ahead
         seen = segments[b, place] == segments[b, k]
         if causal:
-            seen = seen & (place >= k)
+            seen = seen & ((place >= k) if prefix is None else (place >= k) | prefix[b, k])
         return seen if reach is None else seen & ((place - k).abs() <= reach)
 
     return allowed

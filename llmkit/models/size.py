@@ -17,26 +17,44 @@ def parameters(net: nn.Module) -> int:
 def parameters_of(settings) -> int:
     """Number of parameters of a `Decoder` with these `settings`, without building it."""
     s = settings
-    norms = (2 * s.layers + 1) * s.width
-    return s.vocab_size * s.width * (1 if s.tie else 2) + s.layers * _matrices(s) + norms
+    norms = (2 * s.layers + 1) * s.width * (1 if s.norm == "rms" else 2)
+    heads = s.head_dim * (2 * s.heads + 2 * s.kv_heads)
+    block = _matrices(s, s.experts or 1) + (2 * s.head_dim if s.qk_norm else 0)
+    if s.bias:
+        block += heads - s.head_dim * s.heads + s.width + s.mlp_dim * (_matrices_of_mlp(s) - 1) + s.width
+    places = s.context * s.width if s.positions == "learned" else 0
+    return s.vocab_size * s.width * (1 if s.tie else 2) + places + s.layers * block + norms
 
 
-def _matrices(s) -> int:
-    """Entries of the matrices of one block."""
+def _matrices_of_mlp(s) -> int:
+    return 3 if s.mlp == "swiglu" else 2
+
+
+def _matrices(s, experts: int) -> int:
+    """Entries of the matrices of one block with so many experts; the router included if there are any."""
     attention = s.width * s.head_dim * (2 * s.heads + 2 * s.kv_heads)
-    return attention + 3 * s.width * s.mlp_dim
+    router = s.width * s.experts
+    return attention + router + experts * _matrices_of_mlp(s) * s.width * s.mlp_dim
+
+
+def _active(s) -> int:
+    """Entries of the matrices of one block that a token meets."""
+    return _matrices(s, s.experts_per_token if s.experts else 1)
 
 
 def flops_per_token(settings, seq_len: int, training: bool = True) -> float:
     """Floating-point operations of the products, per token of a row of `seq_len` tokens in one document.
 
-    Forward: 2 per matrix entry (output layer included, embedding look-up not) + 4 H K (T + 1)/2 per layer for
-    causal scores and values; the backward costs twice the forward. Recomputation is not counted (Chowdhery et
+    Forward: 2 per matrix entry that a token meets (output layer included, embedding look-up not, of experts
+    those chosen) + 4 H K (positions seen) per layer for scores and values: (T + 1)/2 of them on average,
+    fewer with a window; the backward costs twice the forward. Recomputation is not counted (Chowdhery et
     al. 2022, app. B).
     """
     s = settings
-    products = 2 * (s.layers * _matrices(s) + s.vocab_size * s.width)
-    attention = s.layers * 4 * s.heads * s.head_dim * (seq_len + 1) / 2
+    products = 2 * (s.layers * _active(s) + s.vocab_size * s.width)
+    w = min(s.window or seq_len, seq_len)
+    seen = (w * (w + 1) / 2 + (seq_len - w) * w) / seq_len
+    attention = s.layers * 4 * s.heads * s.head_dim * seen
     return (3 if training else 1) * (products + attention)
 
 

@@ -47,6 +47,18 @@ def test_a_bias_of_the_logits_has_the_plain_gradient(most):
 
 
 @pytest.mark.parametrize("most", [25, 1 << 20])
+def test_capped_logits_have_the_plain_gradient(most):
+    hidden, weight, labels = problem()
+    logits = 1.5 * torch.tanh(hidden @ weight.T / 1.5)
+    plain = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(3, 7)
+    capped = linear_cross_entropy(hidden, weight, labels, most, cap=1.5)
+    torch.testing.assert_close(capped, plain.float())
+    pairs = zip(gradients(capped, hidden, weight), gradients(plain, hidden, weight), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("most", [25, 1 << 20])
 def test_positions_without_a_label_cost_nothing_and_send_no_gradient(most):
     hidden, weight, labels = problem()
     nll = linear_cross_entropy(hidden, weight, labels, most)

@@ -5,9 +5,10 @@ import torch
 
 from llmkit import config
 from llmkit.errors import ConfigError
-from llmkit.models import blocks
+from llmkit.models import size
 from llmkit.models.crossentropy import IGNORED
 from llmkit.models.decoder import Decoder, Settings
+from llmkit.models.experts import Routing, balance
 from tests.nets import random_net
 
 
@@ -38,29 +39,55 @@ def packing_error(net):
 PLACES = [(0, 0, 9), (0, 9, 24), (1, 0, 17)]
 
 
-def test_packed_documents_have_the_loss_they_have_alone():
-    assert packing_error(random_net()) < 1e-4
+KINDS = {
+    "llama": {},
+    "gpt2": {"positions": "learned", "norm": "layer", "mlp": "gelu", "bias": True, "kv_heads": 4},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "qk_norm": {"qk_norm": True},
+    "window": {"window": 5},
+    "caps": {"attention_cap": 2.0, "logit_cap": 3.0},
+    "experts": {"experts": 4, "mlp_dim": 32},
+    "yarn": {"rope_scaling": {"kind": "yarn", "factor": 4.0, "original": 32}},
+    "mup": {"mup_width": 12},
+}
+"""One decoder for every option."""
 
 
-def test_without_the_mask_packed_documents_see_each_other(monkeypatch):
-    monkeypatch.setattr("llmkit.models.decoder.block_diagonal", lambda segments, queries, prefix: None)
-    assert packing_error(random_net()) > 1e-2
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_documents_have_the_loss_and_the_gradient_they_have_alone(kind):
+    net = random_net(**KINDS[kind]).double()
+    assert packing_error(net) < 1e-5
+    batch = packed_batch()
+    batch[2][batch[1] == 0] = IGNORED
+    together, apart = grads(net, *batch), {}
+    for r, a, b in PLACES:
+        one = grads(net, batch[0][r : r + 1, a:b], None, batch[2][r : r + 1, a:b])
+        apart = {name: grad + apart.get(name, 0) for name, grad in one.items()}
+    norm = torch.cat([grad.flatten() for grad in together.values()]).norm()
+    assert max((together[name] - apart[name]).norm() / norm for name in together) < 1e-5
 
 
-def test_without_restarting_positions_a_rotation_is_the_same_but_segments_still_separate(monkeypatch):
-    """Rotary scores know distances only, so restarting changes rounding alone; the mask separates."""
-    monkeypatch.setattr("llmkit.models.decoder.positions", lambda s: torch.arange(s.shape[1]).expand(s.shape))
-    assert packing_error(random_net()) < 1e-3
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cached_forward_is_the_whole_forward(kind):
+    net = random_net(**KINDS[kind])
+    tokens, past = packed_batch()[0], net.past(2, 24)
+    parts = [net.hidden(part, None, past) for part in tokens.split([1, 7, 1, 15], 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), net.hidden(tokens), atol=2e-4, rtol=1e-4)
 
 
-def test_no_token_sees_a_later_one():
-    net = random_net()
-    tokens, _, _ = packed_batch()
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes_are_counted_without_building(kind):
+    net = random_net(**KINDS[kind])
+    assert size.parameters_of(net.settings) == sum(p.numel() for p in net.parameters())
+
+
+def test_a_window_hides_what_is_further_back():
+    net = random_net(window=5, layers=1)
+    tokens = packed_batch()[0]
     changed = tokens.clone()
-    changed[:, 12:] = (changed[:, 12:] + 1) % 400
-    before, after = net.hidden(tokens), net.hidden(changed)
-    torch.testing.assert_close(before[:, :12], after[:, :12])
-    assert (before[:, 12] - after[:, 12]).abs().max() > 1e-2
+    changed[:, 3] = (changed[:, 3] + 1) % 400
+    differs = (net.hidden(tokens) - net.hidden(changed)).abs().amax(-1)[0] > 1e-6
+    assert differs.nonzero()[:, 0].tolist() == [3, 4, 5, 6, 7]
 
 
 def test_a_prefix_is_seen_from_everywhere_in_its_document_and_nowhere_else():
@@ -78,6 +105,60 @@ def test_a_prefix_is_seen_from_everywhere_in_its_document_and_nowhere_else():
             expected = document if prefix[row, place] else document & (torch.arange(24) >= place)
             assert moved[row].tolist() == expected.tolist()
             assert not moved[1 - row].any()
+
+
+def test_experts_are_exact_sums_of_the_chosen_and_their_routing_is_counted():
+    net = random_net(experts=4, mlp_dim=32, layers=1)
+    layer = net.layers[0].mlp
+    x = torch.randn(1, 6, 48, generator=torch.Generator().manual_seed(0))
+    y, _ = layer(x)
+    for t in range(6):
+        best, chosen = layer.router(x[0, t]).softmax(-1).topk(2)
+        expected = 0
+        for weight, e in zip(best / best.sum(), chosen):
+            gate, up = layer.gate_proj[e] @ x[0, t], layer.up_proj[e] @ x[0, t]
+            expected = expected + weight * (layer.down_proj[e] @ (torch.nn.functional.silu(gate) * up))
+        torch.testing.assert_close(y[0, t], expected, atol=1e-5, rtol=1e-4)
+    tokens, segments, labels = packed_batch()
+    _, found = net.routed_nll(tokens, segments, labels)
+    assert found["load"].sum() == 2 * (segments > 0).sum()
+    even = balance(
+        Routing(torch.zeros(1, 4, 4), torch.tensor([[[0, 1], [2, 3], [1, 2], [3, 0]]])), torch.ones(1, 4)
+    )
+    assert even.item() == pytest.approx(1.0)
+    assert 1.0 <= found["balance"] / 2 <= 2.0
+
+
+def test_a_wider_net_under_mup_learns_slower_inside_and_as_fast_outside():
+    net = Decoder(Settings(width=96, heads=4, mup_width=24, vocab_size=50))
+    assert net.lr_scale("layers.0.mlp.down_proj.weight") == 0.25
+    assert net.lr_scale("embed_tokens.weight") == net.lr_scale("layers.0.input_layernorm.weight") == 1.0
+
+
+def test_without_the_mask_windows_would_leak(monkeypatch):
+    monkeypatch.setattr(Decoder, "_mask", lambda *args, **kwargs: None)
+    assert packing_error(random_net(window=5)) > 1e-2
+
+
+def test_without_the_mask_packed_documents_see_each_other(monkeypatch):
+    monkeypatch.setattr(Decoder, "_mask", lambda *args, **kwargs: None)
+    assert packing_error(random_net()) > 1e-2
+
+
+def test_without_restarting_positions_a_rotation_is_the_same_but_segments_still_separate(monkeypatch):
+    """Rotary scores know distances only, so restarting changes rounding alone; the mask separates."""
+    monkeypatch.setattr("llmkit.models.decoder.positions", lambda s: torch.arange(s.shape[1]).expand(s.shape))
+    assert packing_error(random_net()) < 1e-3
+
+
+def test_no_token_sees_a_later_one():
+    net = random_net()
+    tokens, _, _ = packed_batch()
+    changed = tokens.clone()
+    changed[:, 12:] = (changed[:, 12:] + 1) % 400
+    before, after = net.hidden(tokens), net.hidden(changed)
+    torch.testing.assert_close(before[:, :12], after[:, :12])
+    assert (before[:, 12] - after[:, 12]).abs().max() > 1e-2
 
 
 def test_nll_is_the_cross_entropy_of_the_logits():
@@ -145,6 +226,17 @@ def test_dropout_acts_in_training_only():
         ({"heads": 4, "kv_heads": 3}, "heads=4 does not divide by kv_heads=3"),
         ({"width": 36, "heads": 4}, "head_dim=9 is odd"),
         ({"hedas": 4}, "did you mean heads?"),
+        ({"window": 0}, "window"),
+        ({"experts": 2, "experts_per_token": 3}, "experts=2 are fewer than experts_per_token=3"),
+        ({"experts": 4, "mlp": "gelu"}, "experts are swiglu layers"),
+        (
+            {"positions": "learned", "rope_scaling": {"kind": "linear", "factor": 2}},
+            "rope_scaling does nothing",
+        ),
+        (
+            {"rope_scaling": {"kind": "yarn", "factor": 2, "slow": 4, "fast": 2}},
+            "slow=4.0 must be below fast",
+        ),
     ],
 )
 def test_a_shape_that_does_not_fit_is_a_config_error(changes, says):
@@ -162,12 +254,3 @@ def test_resolved_settings_resolve_to_themselves():
     settings = Settings(width=96, heads=3, vocab_size=7)
     assert Settings.model_validate(settings.model_dump()) == settings
     assert (settings.head_dim, settings.kv_heads, settings.mlp_dim) == (32, 3, 256)
-
-
-def test_flex_attention_masks_by_the_same_rule():
-    segments = packed_batch()[1]
-    flex = blocks.flex_mask(segments)
-    q, k = torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij")
-    for row in range(2):
-        allowed = flex.mask_mod(torch.tensor(row), torch.tensor(0), q, k)
-        assert torch.equal(allowed, blocks.block_diagonal(segments)[row, 0])

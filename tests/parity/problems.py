@@ -7,7 +7,8 @@ over ranks.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -336,6 +337,10 @@ GAN_NETS = {"g": (5, 17, 6), "d": (6, 17, 1)}
 
 PROBLEMS = {
     "causal": ours("causal", packed, "tokens"),
+    "experts": replace(
+        ours("causal", packed, "real", balance=0.5, router_z=0.5),
+        nets=lambda objective: objective.build(partial(decoder, experts=3, mlp_dim=16)),
+    ),
     "sft": ours("sft", packed, "tokens"),
     "masked": ours("masked", packed, "tokens", encoder),
     "denoise": ours("denoise", sources, "tokens", encdec),

@@ -16,7 +16,7 @@ from torch import nn
 
 from llmkit import manifest, registry, trust
 from llmkit.config import Field, Section
-from llmkit.errors import ConfigError, DataError
+from llmkit.errors import ConfigError, DataError, ExportRefused
 from llmkit.log import say
 from llmkit.models import heads
 from llmkit.models.hf import card, gate, weights
@@ -76,11 +76,7 @@ def publish(
     if head in ("lm", "seq2seq"):
         stated = {key: value for key, value in ids.items() if value is not None}
         manifest.write_json(out / "generation_config.json", stated)
-    if hasattr(family, "give"):
-        tensors = dict(family.give(net))
-    else:
-        tensors = {family.export_name(name): p for name, p in net.named_parameters()}
-    weights.write(out, tensors, kind, settings.shard_bytes)
+    weights.write(out, dict(family.give(net)), kind, settings.shard_bytes)
     for name in FILES if tokenizer else ():
         if (tokenizer.folder / name).is_file():
             shutil.copyfile(tokenizer.folder / name, out / name)
@@ -99,12 +95,18 @@ def read_text(file: str) -> str:
 
 
 def family_of(net: nn.Module, name: str = "auto"):
-    """The exporter called `name`, or the first that fits `net`. ConfigError if none does."""
+    """The exporter called `name`, or the first that fits `net`.
+
+    ExportRefused if no family of transformers computes what `net` does, ConfigError if `name` does not.
+    """
     known = registry.names("export")
     for candidate in known if name == "auto" else [name]:
         family = registry.find("export", candidate)
         if family.matches(net):
             return family
+    if name == "auto" and (options := getattr(net.settings, "options", None)):
+        stated = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise ExportRefused(f"model: no family of transformers has {stated} together; nothing was published")
     raise ConfigError(f"family: {name} does not fit a {type(net).__name__}; known: {', '.join(known)}")
 
 

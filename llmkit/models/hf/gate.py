@@ -131,7 +131,7 @@ def activations(original: Original, tokens) -> dict:
     for name, module in original.trace.items():
 
         def keep(module, args, out, name=name):
-            seen[name] = out.detach().clone()
+            seen[name] = (out[0] if isinstance(out, tuple) else out).detach().clone()
 
         handles.append(module.register_forward_hook(keep))
     hidden = original.net.hidden(tokens, **({"source": tokens} if original.head == "seq2seq" else {}))

@@ -109,7 +109,7 @@ def read(folder: Path) -> nn.Module:
     head = "score" if "score.weight" in shapes else "lm"
     tensors: dict = {}
     for name, tensor in weights.read(folder):
-        for ours, part in taken(family, name, tensor, head):
+        for ours, part in family.take(name, tensor):
             if ours in tensors and not part.equal(tensors[ours]):
                 raise CheckpointError(
                     f"{folder}: {name} differs from another tensor that it should be equal to"
@@ -118,17 +118,11 @@ def read(folder: Path) -> nn.Module:
     if hasattr(family, "settle"):
         settings = family.settle(settings, tensors)
     net = build(settings, head)
+    if head == "score":
+        tensors = {n if n == "score.weight" else f"trunk.{n}": tensor for n, tensor in tensors.items()}
     untie(tensors, net, folder)
     fill(net, tensors, folder)
     return net
-
-
-def taken(family, name: str, tensor, head: str) -> list[tuple]:
-    """What a foreign tensor is to us: (our name, tensor), several of a fused one, none of a useless one."""
-    if hasattr(family, "take"):
-        return list(family.take(name, tensor))
-    ours = family.import_name(name, head)
-    return [] if ours is None else [(ours, tensor)]
 
 
 def _rule(error: ValueError) -> str:

@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from llmkit.config import Section
+from llmkit.config import Field, Section
 from llmkit.models.crossentropy import IGNORED
 from llmkit.objectives.phase import Batch, Numbers, Objective, Phase
 from llmkit.registry import register
@@ -33,26 +33,65 @@ def summed_nll(net, batch: Batch):
 
 @register("objective", "causal")
 class Causal(Objective):
-    """Pretraining of a decoder. The loss is sum(NLL) / tokens, both over the whole step and all ranks."""
+    """Pretraining of a decoder. The loss is sum(NLL) / tokens, both over the whole step and all ranks.
+
+    A mixture of experts adds two losses of its routers, whose means are over rows and over tokens.
+    """
 
     class Settings(Section):
         name: Literal["causal"] = "causal"
+        balance: float = Field(
+            0.01, ge=0, description="experts only: weight of the load-balancing loss, a mean over rows"
+        )
+        router_z: float = Field(
+            0.001, ge=0, description="experts only: weight of the routers' z-loss, a mean over tokens"
+        )
 
     phases = (Phase("train", "model"),)
 
     def count(self, phase, batch):
-        return count_labels(batch)
+        real = batch["segments"] > 0
+        return {**count_labels(batch), "rows": real.any(1).sum(), "real": real.sum()}
 
     def loss(self, phase, nets, batch, total):
-        nll = summed_nll(nets["model"], batch)
-        seen = {"nll": nll.detach(), **count_labels(batch)}
+        net, counted = nets["model"], self.count(phase, batch)
+        nll, routed = _losses(net, batch)
+        seen = {"nll": nll.detach(), **counted}
         if "bytes" in batch:
             seen["bytes"] = batch["bytes"].sum()
-        return nll / total["tokens"], seen
+        share = nll / total["tokens"]
+        if routed:
+            s = self.settings
+            share = share + s.balance * routed["balance"] / total["rows"]
+            share = share + s.router_z * routed["router_z"] / total["real"]
+            chosen = {f"load_{e}": n for e, n in enumerate(routed["load"].unbind())}
+            seen |= {"balance": routed["balance"].detach(), "router_z": routed["router_z"].detach(), **chosen}
+        return share, seen
 
     def metrics(self, phase, seen):
-        """Nats per token, and bits per byte of the labelled text where the data set counts bytes."""
+        """Nats per token, and bits per byte of the labelled text where the data set counts bytes.
+
+        Of a mixture of experts also `balance` (1 = even), `router_z`, and the load of the least and the most
+        used expert, relative to an even one.
+        """
         figures = {"loss": seen["nll"] / seen["tokens"]}
         if seen.get("bytes"):
             figures["bits_per_byte"] = seen["nll"] / seen["bytes"] / math.log(2)
+        if "balance" in seen:
+            loads = [value for key, value in seen.items() if key.startswith("load_")]
+            even = max(sum(loads), 1) / len(loads)
+            figures |= {
+                "balance": seen["balance"] / seen["rows"],
+                "router_z": seen["router_z"] / seen["real"],
+                "load_least": min(loads) / even,
+                "load_most": max(loads) / even,
+            }
         return figures
+
+
+def _losses(net, batch: Batch):
+    """The summed NLL, and what the routers of a mixture of experts did; {} for any other net."""
+    if not hasattr(net, "routed_nll"):
+        return summed_nll(net, batch), {}
+    nll, routed = net.routed_nll(batch["tokens"], batch["segments"], batch["labels"], **context(batch))
+    return nll.sum(), routed
