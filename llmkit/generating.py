@@ -22,10 +22,10 @@ def generate(
 ) -> list[str]:
     """What the language model in `ckpt` writes after each prompt: at most `max_tokens` tokens.
 
-    `temperature` 0 is greedy. With `chat` a prompt is a user's message, put through the chat template. A
-    prompt that does not fit into the context with its reply loses its beginning.
+    `temperature` 0 is greedy. With `chat` a prompt is a user's message, put through the chat template. An
+    encoder-decoder reads a prompt as its source. A prompt that does not fit into the context with its reply loses its beginning.
     """
-    opened = open_model(ckpt, head="lm", device=dist.start(device))
+    opened = open_model(ckpt, head="lm|seq2seq", device=dist.start(device))
     max_tokens = checked(opened, max_tokens, temperature, top_p)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}

@@ -57,7 +57,7 @@ class Meter:
         for batch in group:
             if "image" in batch:
                 self._positions = add([self._positions, {"images": batch["valid"].sum()}])
-            if (segments := batch.get("segments")) is not None:
+            for segments in (batch[key] for key in ("segments", "source_segments") if key in batch):
                 useful = (segments > 0).sum()
                 self._positions = add([self._positions, {"all": segments.numel(), "useful": useful}])
                 self._uncounted = self._uncounted + useful

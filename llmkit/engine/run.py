@@ -167,7 +167,8 @@ class _Run:
     def _meter(self, objective, backend) -> Meter:
         settings = self.recipe.model
         seq_len = getattr(self.train_set, "seq_len", None)
-        flops = size.flops_per_token(settings, seq_len) if seq_len and settings.name == "decoder" else None
+        sides = getattr(getattr(self.train_set, "noise", None), "sides", {})
+        flops = size.flops_of(settings, seq_len, sides.get("tokens")) if seq_len else None
         run = self.recipe.run
         profile = Profile(run.profile, self.out / "profile")
         return Meter(objective, backend, run.steps, run.log_every, flops, profile)

@@ -16,6 +16,8 @@ def write(opened: Any, prompts: list[list[int]], max_new: int, stop: list[int], 
 
     `options` are those of `llmkit.models.generate.stream`.
     """
+    if hasattr(opened.net, "encode"):
+        options["start"] = [getattr(opened.tokenizer, opened.net.settings.start)]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     written: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(order), ROWS):
@@ -46,9 +48,17 @@ def replies(opened: Any, prompts: list[list[dict]], max_new: int, **options) -> 
 
 
 def continuations(opened: Any, texts: list[str], max_new: int, **options) -> list[str]:
-    """How the net goes on after each of `texts`, to the end of the document at most."""
+    """How the net goes on after each of `texts`, to the end of the document at most.
+
+    An encoder-decoder reads them whole, between the marks that its pretraining puts around a source.
+    """
     tokenizer = opened.tokenizer
-    prompts = [_cut(opened, [tokenizer.bos, *tokenizer.encode(text)], max_new) for text in texts]
+    if hasattr(opened.net, "encode"):
+        begin = [tokenizer.bos] if opened.net.settings.style == "bart" else []
+        room = opened.net.settings.context - len(begin) - 1
+        prompts = [[*begin, *tokenizer.encode(text)[:room], tokenizer.eos] for text in texts]
+    else:
+        prompts = [_cut(opened, [tokenizer.bos, *tokenizer.encode(text)], max_new) for text in texts]
     return [tokenizer.decode(ids) for ids in write(opened, prompts, max_new, [tokenizer.eos], **options)]
 
 

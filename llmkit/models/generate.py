@@ -43,35 +43,76 @@ def stream(
     seed: int = 0,
     keys: Sequence[int | str] | None = None,
     cache: bool = True,
+    start: Sequence[int] = (),
 ) -> Iterator[list[int | None]]:
     """Yield the next token of every row, None where one has ended, until all have or `max_new` is reached.
 
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole distribution; `keys` name the rows'
     random streams (default: their index). `keep_stop` yields the stop token too. `cache=False` recomputes
-    everything for each token: for nets that have no `past`. Raises ConfigError for an empty prompt.
+    everything for each token: for nets that have no `past`. For an encoder-decoder, `prompts` are sources,
+    encoded once, and `start` is what its decoder reads first. Raises ConfigError for an empty prompt.
     """
     if not all(prompts):
         raise ConfigError("generate: a prompt without a token; begin it with the tokenizer's BOS")
+    if hasattr(net, "encode") and not start:
+        raise ConfigError("generate: an encoder-decoder begins with a token of its own; give `start`")
     names = range(len(prompts)) if keys is None else keys
     was_training = net.training
     net.eval()
     try:
         sampler, streams = _Sampler(temperature, top_k, top_p), [_stream(seed, key) for key in names]
-        yield from _steps(net, prompts, max_new, sampler, stop, keep_stop, streams, cache)
+        reader = Reader(net, prompts, max_new, cache, start)
+        yield from _steps(reader, max_new, sampler, stop, keep_stop, streams)
     finally:
         net.train(was_training)
 
 
-def _steps(net, prompts, max_new, sampler, stop, keep_stop, streams, cache):
-    device = next(net.parameters()).device
-    tokens, segments = (x.to(device) for x in pad_left(prompts))
-    rows, length = tokens.shape
-    past = net.past(rows, length + max_new) if cache and hasattr(net, "past") else None
-    alive = [True] * rows
+class Reader:
+    """A batch of texts as far as they have been read: tells what comes next, and reads what was chosen.
+
+    reader.step() ─► (B, V) logits ─► choose ─► reader.read(chosen) ─► reader.step() ─► ...
+    """
+
+    def __init__(self, net, prompts: Sequence[Sequence[int]], max_new: int, cache=True, start=()):
+        device = next(net.parameters()).device
+        tokens, segments = (x.to(device) for x in pad_left(prompts))
+        source = {}
+        if hasattr(net, "encode"):
+            source = {"source": tokens, "source_segments": segments}
+            tokens = torch.tensor([list(start)], device=device).expand(len(prompts), -1)
+            segments = torch.ones_like(tokens, dtype=torch.int32)
+        rows, length = tokens.shape
+        self.net, self._tokens, self._segments = net, tokens, segments
+        self._past = net.past(rows, length + max_new, **source) if cache and hasattr(net, "past") else None
+        self._source = {} if self._past else source
+
+    def step(self) -> Tensor:
+        """The logits of the token after what was read: (B, V)."""
+        past = {"past": self._past} if self._past else {}
+        hidden = self.net.hidden(self._tokens, self._segments, **past, **self._source)
+        return self.net.logits(hidden[:, -1:])[:, 0]
+
+    def read(self, chosen: Tensor) -> None:
+        """Go on with one token (B,) a row."""
+        new = chosen.to(self._tokens.device)[:, None]
+        one = torch.ones_like(new, dtype=torch.int32)
+        if self._past is None:
+            new, one = torch.cat([self._tokens, new], 1), torch.cat([self._segments, one], 1)
+        self._tokens, self._segments = new, one
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows (N,) alone, in this order, each as often as it is named: for beam search."""
+        self._tokens, self._segments = self._tokens[rows], self._segments[rows]
+        self._source = {key: value[rows] for key, value in self._source.items()}
+        if self._past:
+            self._past.keep(rows)
+
+
+def _steps(reader, max_new, sampler, stop, keep_stop, streams):
+    alive = [True] * len(streams)
     for _ in range(max_new):
-        hidden = net.hidden(tokens, segments) if past is None else net.hidden(tokens, segments, past)
         uniform = torch.tensor([torch.rand((), generator=g, dtype=torch.float64).item() for g in streams])
-        chosen = sampler(net.logits(hidden[:, -1:])[:, 0].float().cpu(), uniform)
+        chosen = sampler(reader.step().float().cpu(), uniform)
         ids = chosen.tolist()
         going = [on and token not in stop for on, token in zip(alive, ids, strict=True)]
         said = [token if on else None for on, token in zip(alive if keep_stop else going, ids, strict=True)]
@@ -80,11 +121,7 @@ def _steps(net, prompts, max_new, sampler, stop, keep_stop, streams, cache):
         alive = going
         if not any(alive):
             return
-        new, one = chosen.to(device)[:, None], torch.ones(rows, 1, dtype=torch.int32, device=device)
-        if past is None:
-            tokens, segments = torch.cat([tokens, new], 1), torch.cat([segments, one], 1)
-        else:
-            tokens, segments = new, one
+        reader.read(chosen)
 
 
 def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,10 @@ known it is None and is reported as "unknown", never as a guess.
 
 import re
 
+import torch
 from torch import nn
+
+from llmkit import registry
 
 
 def parameters(net: nn.Module) -> int:
@@ -15,7 +18,10 @@ def parameters(net: nn.Module) -> int:
 
 
 def parameters_of(settings) -> int:
-    """Number of parameters of a `Decoder` with these `settings`, without building it."""
+    """Number of parameters of the net that these `settings` describe, which takes no memory."""
+    if settings.name != "decoder":
+        with torch.device("meta"):
+            return parameters(registry.find("model", settings.name)(settings))
     s = settings
     norms = (2 * s.layers + 1) * s.width * (1 if s.norm == "rms" else 2)
     heads = s.head_dim * (2 * s.heads + 2 * s.kv_heads)
@@ -56,6 +62,48 @@ def flops_per_token(settings, seq_len: int, training: bool = True) -> float:
     seen = (w * (w + 1) / 2 + (seq_len - w) * w) / seq_len
     attention = s.layers * 4 * s.heads * s.head_dim * seen
     return (3 if training else 1) * (products + attention)
+
+
+def flops_of(settings, seq_len: int, target_len: int | None = None) -> float | None:
+    """`flops_per_token` in training, of any family that is known here: None for others.
+
+    An encoder-decoder's rows have `seq_len` tokens of source and `target_len` (None: as many) of target; both
+    count as tokens.
+    """
+    if settings.name == "decoder":
+        return flops_per_token(settings, seq_len)
+    if settings.name == "encoder":
+        return encoder_flops(settings, seq_len)
+    if settings.name == "encdec":
+        return encdec_flops(settings, seq_len, target_len or seq_len)
+    return None
+
+
+def encoder_flops(settings, seq_len: int, labelled: float = 0.15) -> float:
+    """Training FLOPs per token of an `Encoder`, counted as in `flops_per_token`.
+
+    Its head runs on labelled positions alone: a share of `labelled` (BERT's masking).
+    """
+    s = settings
+    gated = 3 if s.style == "modernbert" else 2
+    matrices = s.layers * (4 * s.width**2 + gated * s.width * s.mlp_dim)
+    head = labelled * (s.width**2 + s.vocab_size * s.width)
+    reach = s.window // 2
+    local = sum(min(reach, i) + 1 + min(reach, seq_len - 1 - i) for i in range(seq_len)) / seq_len
+    seen = sum(seq_len if s.is_global(i) else local for i in range(s.layers))
+    return 3 * (2 * (matrices + head) + 4 * s.width * seen)
+
+
+def encdec_flops(settings, source_len: int, target_len: int) -> float:
+    """Training FLOPs per token, of either side, of an `EncDec` on rows of so many tokens on each side."""
+    s, S, T = settings, source_len, target_len
+    inner = s.heads * s.head_dim
+    mlp = (3 if s.style == "t5" else 2) * s.width * s.mlp_dim
+    encoder = S * (2 * (4 * s.width * inner + mlp) + 4 * inner * S)
+    own = T * (2 * (4 * s.width * inner + mlp) + 4 * inner * (T + 1) / 2)
+    cross = 2 * (2 * s.width * inner) * (T + S) + 4 * inner * T * S
+    output = 2 * T * s.vocab_size * s.width
+    return 3 * (s.layers * encoder + s.decoder_layers * (own + cross) + output) / (S + T)
 
 
 def memory_bytes(

@@ -5,8 +5,10 @@ import torch
 
 from llmkit.errors import ConfigError
 from llmkit.models import generate as module
+from llmkit.models.encdec import EncDec
+from llmkit.models.encdec import Settings as TwoSided
 from llmkit.models.generate import generate, stream
-from tests.nets import random_net
+from tests.nets import random_net, wild
 
 PROMPTS = [[1, 5, 6], [1, 9, 8, 7, 6, 5, 4, 3, 2], [1]]
 SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 0.9, "seed": 3}
@@ -111,3 +113,37 @@ def test_generation_leaves_the_training_mode_as_it_was():
 def test_an_empty_prompt_is_refused():
     with pytest.raises(ConfigError, match="begin it with the tokenizer's BOS"):
         generate(random_net(), [[1], []], 4)
+
+
+@pytest.mark.parametrize("style", ["transformer", "t5", "bart"])
+def test_an_encoder_decoder_writes_the_same_with_and_without_its_cache_and_neighbours(style):
+    net = wild(EncDec(TwoSided(style=style, width=48, layers=2, heads=4, vocab_size=400, init_scale=2.0)))
+    options = {"temperature": 1.0, "start": [3, 4]}
+    cached = generate(net, PROMPTS, 12, **options)
+    assert cached == generate(net, PROMPTS, 12, cache=False, **options)
+    alone = [generate(net, [p], 12, keys=[i], **options)[0] for i, p in enumerate(PROMPTS)]
+    assert cached == alone
+    assert len({tuple(reply) for reply in cached}) > 1
+
+
+def test_an_encoder_decoder_needs_a_start():
+    net = wild(EncDec(TwoSided(width=32, layers=1, vocab_size=400)))
+    with pytest.raises(ConfigError, match="give `start`"):
+        generate(net, PROMPTS, 2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("two_sided", [True, False])
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_reader_goes_on_with_the_rows_that_are_kept(two_sided, cache):
+    net = wild(EncDec(TwoSided(width=48, layers=2, vocab_size=400))) if two_sided else random_net()
+    reader = module.Reader(net, PROMPTS[:2], 4, cache, start=[3])
+    reader.step()
+    reader.read(torch.tensor([7, 8]))
+    rows = torch.tensor([1, 1, 0])
+    expected = reader.step()
+    again = module.Reader(net, PROMPTS[:2], 4, cache, start=[3])
+    again.step()
+    again.keep(rows)
+    again.read(torch.tensor([8, 8, 7]))
+    torch.testing.assert_close(again.step(), expected[rows], atol=1e-4, rtol=1e-4)

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from llmkit.models import size
+from llmkit.models import encdec, encoder, size
 from llmkit.models.decoder import Decoder, Settings
-from tests.nets import random_net
+from llmkit.models.encdec import EncDec
+from llmkit.models.encoder import Encoder
+from tests.nets import random_net, wild
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie": False}, {"kv_heads": 4}, {"head_dim": 8}, {"mlp_dim": 100}])
@@ -31,6 +33,40 @@ def test_flops_per_token_are_those_that_torch_counts(tie):
     s = net.settings
     uncounted = 3 * s.layers * 4 * s.heads * s.head_dim * (T - 1) / 2  # torch counts what is masked, too
     assert counter.get_total_flops() / tokens.numel() == size.flops_per_token(s, T) + uncounted
+
+
+@pytest.mark.parametrize("style", ["bert", "modernbert"])
+def test_an_encoder_is_counted_as_torch_counts_it(style):
+    net, T = wild(Encoder(encoder.Settings(style=style, width=48, vocab_size=400, context=32))), 32
+    tokens = torch.randint(0, 400, (2, T))
+    labels = torch.where(torch.arange(T) % 4 == 0, tokens, -100)
+    with FlopCounterMode(display=False) as counter:
+        net.nll(tokens, None, labels).sum().backward()
+    counted = counter.get_total_flops() / tokens.numel()
+    assert counted == size.encoder_flops(net.settings, T, labelled=1 / 4)
+    assert size.parameters(net) == size.parameters_of(net.settings)
+    assert size.flops_of(net.settings, T) == size.encoder_flops(net.settings, T, 0.15)
+
+
+def test_local_layers_are_counted_by_what_they_see():
+    wide, local = (encoder.Settings(layers=2, window=w, global_every=2, vocab_size=400) for w in (0, 4))
+    seen = sum(abs(i - j) <= 2 for i in range(32) for j in range(32)) / 32
+    difference = size.encoder_flops(wide, 32) - size.encoder_flops(local, 32)
+    assert difference == pytest.approx(3 * 4 * local.width * (32 - seen))
+
+
+@pytest.mark.parametrize("style", ["transformer", "t5", "bart"])
+def test_an_encoder_decoder_is_counted_as_torch_counts_it(style):
+    sizes = {"width": 48, "layers": 1, "decoder_layers": 2, "vocab_size": 400, "context": 32}
+    net, S, T = wild(EncDec(encdec.Settings(style=style, **sizes))), 32, 20
+    source, tokens = torch.randint(0, 400, (2, S)), torch.randint(0, 400, (2, T))
+    with FlopCounterMode(display=False) as counter:
+        net.nll(tokens, None, tokens, source=source).sum().backward()
+    s = net.settings
+    masked = 3 * T * s.decoder_layers * 4 * s.heads * s.head_dim * (T - 1) / 2 / (S + T)
+    counted = counter.get_total_flops() / (2 * (S + T))
+    assert counted == pytest.approx(size.flops_of(s, S, T) + masked, rel=1e-12)
+    assert size.parameters(net) == size.parameters_of(s)
 
 
 def test_forward_alone_is_a_third():
