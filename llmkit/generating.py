@@ -23,7 +23,8 @@ def generate(
     """What the language model in `ckpt` writes after each prompt: at most `max_tokens` tokens.
 
     `temperature` 0 is greedy. With `chat` a prompt is a user's message, put through the chat template. An
-    encoder-decoder reads a prompt as its source. A prompt that does not fit into the context with its reply loses its beginning.
+    encoder-decoder reads a prompt as its source. A prompt that does not fit into the context with its reply
+    loses its beginning.
     """
     opened = open_model(ckpt, head="lm|seq2seq", device=dist.start(device))
     max_tokens = checked(opened, max_tokens, temperature, top_p)
