@@ -152,4 +152,11 @@ class TrainRecipe(Section):
             raise ValueError("run.steps: give either run.steps or run.tokens")
         if self.model is None and self.init is None:
             raise ValueError("model: a run needs a model section or an `init` to take it from")
+        context = getattr(self.model, "context", None)
+        for label, part in getattr(self.data, "parts", {"": self.data}).items():
+            where = f"data.parts.{label}.seq_len" if label else "data.seq_len"
+            if context and getattr(part, "seq_len", 0) > context:
+                raise ValueError(
+                    f"{where}: {part.seq_len} is longer than model.context of {context}; change one of them"
+                )
         return self

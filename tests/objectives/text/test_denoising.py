@@ -9,6 +9,7 @@ import torch
 from llmkit import config
 from llmkit.engine import run
 from llmkit.engine.recipe import TrainRecipe
+from llmkit.errors import ConfigError
 from llmkit.objectives.text.denoise import Denoise, whole_spans
 from llmkit.objectives.text.guesses import guesses
 from llmkit.objectives.text.masked import Masked
@@ -82,6 +83,17 @@ RUNS = {
     "fim": ("causal", DECODER, {}, {"loss", "bits_per_byte"}),
     "prefix": ("causal", DECODER, {}, {"loss"}),
 }
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_rows_longer_than_the_context_are_refused_before_any_data_is_read(mixed):
+    data = {"name": "documents", "shards": "nowhere", "seq_len": 65}
+    where = "data.seq_len"
+    if mixed:
+        data, where = {"name": "mixture", "parts": {"a": data}, "weights": {"a": 1}}, "data.parts.a.seq_len"
+    tree = {"run": {"steps": 1}, "model": DECODER, "objective": {"name": "causal"}, "data": data}
+    with pytest.raises(ConfigError, match=f"{where}: 65 is longer than model.context of 64"):
+        config.resolve(TrainRecipe, tree)
 
 
 @pytest.mark.parametrize("noise", RUNS)
