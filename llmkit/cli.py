@@ -60,10 +60,14 @@ def verb(group: typer.Typer, name: str):
         shared = [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=option)
             for key, (kind, option) in GLOBAL.items()
+            if key not in inspect.signature(function).parameters
         ]
 
         def call(**arguments):
-            options = Options(**{f.name: arguments.pop(f.name) for f in fields(Options)})
+            shared_names = {p.name for p in shared}
+            options = Options(
+                **{f.name: arguments.pop(f.name) for f in fields(Options) if f.name in shared_names}
+            )
             if options.device not in ("cpu", "gpu", "auto"):
                 raise ConfigError(f"--device {options.device}: is one of cpu, gpu, auto")
             return function(**arguments, options=options)
@@ -281,6 +285,69 @@ def launch(
     )
 
 
+@verb(app, "plan")
+def plan(
+    recipe: Recipe,
+    overrides: Overrides,
+    device: str = typer.Option("h200", "--device", help="h200, h100, a100, b200, mi300x, l40s, l4, 4090."),
+    world: int = typer.Option(1, "--world", min=1, help="Devices."),
+    efficiency: float = typer.Option(0.4, "--efficiency", min=0.01, max=1, help="Share of the peak rate."),
+    price: float = typer.Option(0.0, "--price", min=0, help="Of a device and hour; 0: not said."),
+    *,
+    options: Options,
+):
+    """Memory, time and cost of a run before anything starts, and a layout that fits."""
+    from llmkit import config
+    from llmkit.engine import plan
+    from llmkit.engine.recipe import TrainRecipe
+
+    found = config.resolve(TrainRecipe, config.read(recipe), assignments(overrides or []), options.quick)
+    typer.echo(plan.table(plan.plan(found, device, world, efficiency, price)))
+
+
+@verb(verify, "resume")
+def verify_resume(
+    recipe: Recipe,
+    overrides: Overrides,
+    steps: int = typer.Option(8, "--steps", min=2, help="Optimiser steps; the kill is after half of them."),
+    *,
+    options: Options,
+):
+    """Kill a run, continue it, and compare with one that was not killed, bit for bit."""
+    _verified("resume", recipe, overrides, options, steps=steps)
+
+
+@verb(verify, "parity")
+def verify_parity(
+    recipe: Recipe,
+    overrides: Overrides,
+    stages: list[str] = typer.Option(["zero1", "zero2", "zero3"], "--stage", help="ZeRO stages to compare."),
+    *,
+    options: Options,
+):
+    """The same loss and gradient for any micro-batches, ranks and ZeRO stages."""
+    _verified("parity", recipe, overrides, options, stages=stages)
+
+
+@verb(verify, "export")
+def verify_export(ckpt: Ckpt, overrides: Overrides, options: Options):
+    """Export a checkpoint, or a recipe that is trained for it, through the gate."""
+    _verified("export", ckpt, overrides, options)
+
+
+def _verified(kind: str, what: str, overrides: list[str] | None, options: Options, **more) -> None:
+    from llmkit import stage
+    from llmkit import verify as certificates
+
+    values = assignments(overrides or [])
+    out = Path(str(values.pop("out", f"runs/verify_{kind}")))
+    if options.fresh:
+        stage.move_aside(out)
+    elif out.exists():
+        raise ConfigError(f"{out}: is there already; use --fresh to make it anew, or out=DIR")
+    getattr(certificates, kind)(what, values, options, out, **more)
+
+
 @verb(app, "doctor")
 def doctor(options: Options):
     """What this machine has, and what llmkit will therefore use."""
@@ -298,22 +365,6 @@ def schema(
     from llmkit import reference
 
     typer.echo(reference.schema(kind))
-
-
-def _not_yet(group: typer.Typer, name: str) -> None:
-    @group.command(
-        name, hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
-    )
-    def call():
-        raise ConfigError(
-            f"llmkit {name}: this verb is not there yet; `llmkit --help` lists the ones that are"
-        )
-
-
-for _name in ("plan",):
-    _not_yet(app, _name)
-for _name in ("resume", "parity", "export"):
-    _not_yet(verify, _name)
 
 
 def main(argv: list[str] | None = None) -> int:

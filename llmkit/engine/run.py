@@ -61,7 +61,7 @@ class _Run:
             recipe = recipe.model_copy(update={"model": self.start.model})
         self.train_set = registry.find("dataset", recipe.data.name)(recipe.data, "train", recipe.run.seed)
         self.heldout_set = registry.find("dataset", recipe.data.name)(recipe.data, "heldout", recipe.run.seed)
-        self.recipe = _resolved(recipe, self.train_set)
+        self.recipe = resolved(recipe, self.train_set)
         if self.start:
             self.start.check(self.recipe, self.train_set)
         self.fresh = fresh
@@ -214,7 +214,7 @@ class _Run:
         return dist.broadcast(facts)
 
 
-def _resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
+def resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
     """The recipe with what only the data can tell: size of vocabulary or images, steps of a token budget."""
     model, run = recipe.model, recipe.run
     open_ = [key for key in DATA_TELLS if getattr(model, key, 0) is None and hasattr(dataset, key)]

@@ -1,4 +1,4 @@
-"""How large a text model is and what it costs: parameters, FLOPs, memory, and peak rates of devices.
+"""How large a text model is and what it costs: parameters, FLOPs, and peak rates of devices.
 
 Model FLOPs utilisation = FLOPs per token x tokens per second / peak FLOPs per second; where the peak is not
 known it is None and is reported as "unknown", never as a guess.
@@ -104,34 +104,6 @@ def encdec_flops(settings, source_len: int, target_len: int) -> float:
     cross = 2 * (2 * s.width * inner) * (T + S) + 4 * inner * T * S
     output = 2 * T * s.vocab_size * s.width
     return 3 * (s.layers * encoder + s.decoder_layers * (own + cross) + output) / (S + T)
-
-
-def memory_bytes(
-    settings, rows: int, seq_len: int, *, shards: int = 1, zero: int = 0, bf16: bool = True
-) -> dict:
-    """Estimated bytes of a rank under AdamW: {weights, gradients, optimizer, activations, logits, total}.
-
-    fp32 master weights, two fp32 moments, fp32 gradients; `zero` stage over `shards` ranks. Activations are
-    what autograd keeps of `rows` x `seq_len` tokens, `recompute` taken into account. Kernels' workspaces are
-    not in it.
-    """
-    from llmkit.models.crossentropy import PLAIN_LOGITS
-
-    s, n = settings, parameters_of(settings)
-    tokens, wide = rows * seq_len, 2 if bf16 else 4
-    kept = {
-        "none": 4 * 4 * s.width + wide * (2 * s.width + 3 * s.heads * s.head_dim + 4 * s.mlp_dim),
-        "selective": 4 * s.width + wide * (3 * s.heads * s.head_dim + 3 * s.mlp_dim + s.width),
-        "full": 4 * s.width,
-    }[s.recompute]
-    share = {
-        "weights": 4 * n / (shards if zero >= 3 else 1),
-        "gradients": 4 * n / (shards if zero >= 2 else 1),
-        "optimizer": 8 * n / (shards if zero >= 1 else 1),
-        "activations": tokens * (s.layers * kept + 4 * s.width),
-        "logits": 2 * (4 + wide) * min(tokens * s.vocab_size, PLAIN_LOGITS),
-    }
-    return {name: int(b) for name, b in share.items()} | {"total": int(sum(share.values()))}
 
 
 PEAK_TFLOPS = (

@@ -1,0 +1,374 @@
+"""What a run will need, before it starts: the run's own nets and loss, traced on tensors that hold no memory.
+
+    recipe ─► nets and one micro-batch as fake tensors ─► forward, backward: bytes alive, FLOPs  (live.py)
+           ─► what the backend keeps beside them: masters, moments, buckets                       (memory)
+           ─► largest of: backward, optimiser step
+
+Nothing is fitted: activations are counted operator by operator, what DeepSpeed allocates was read in its
+source. Not seen: kernels' workspaces, the allocator's fragmentation, torch.compile's savings.
+bench/planner_error.py compares with bytes counted in real runs.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from llmkit import registry
+from llmkit.engine import optim, zero_config
+from llmkit.engine.live import Live
+from llmkit.engine.recipe import TrainRecipe
+from llmkit.errors import ConfigError, LlmkitError
+from llmkit.models import size
+from llmkit.models.heads import build
+
+DEVICES = {
+    "h200": ("NVIDIA H200", 140e9),
+    "h100": ("NVIDIA H100 80GB HBM3", 79e9),
+    "a100": ("NVIDIA A100-SXM4-80GB", 79e9),
+    "a100-40": ("NVIDIA A100-SXM4-40GB", 39e9),
+    "b200": ("NVIDIA B200", 178e9),
+    "mi300x": ("AMD Instinct MI300X", 191e9),
+    "l40s": ("NVIDIA L40S", 44e9),
+    "l4": ("NVIDIA L4", 22e9),
+    "4090": ("NVIDIA GeForce RTX 4090", 23e9),
+}
+"""Short name -> (torch's name of the device, bytes that a process can have of it)."""
+
+FILL = 0.9
+"""Share of a device that a proposal may fill: the rest is for workspaces and fragmentation."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a step is computed; the global batch is not part of it."""
+
+    backend: str
+    world: int
+    micro_rows: int
+    accumulate: int
+    recompute: str | None = None
+
+    def __str__(self) -> str:
+        recompute = f", recompute {self.recompute}" if self.recompute else ""
+        return f"{self.backend}, {self.micro_rows} rows x {self.accumulate} micro-batches{recompute}"
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One micro-batch of one phase: bytes beyond what is always there, and FLOPs."""
+
+    numel: int
+    """Parameters that are trained."""
+    weights: int
+    """Bytes of all nets."""
+    moments: int
+    """Bytes of the optimiser's state, whole."""
+    first: int
+    """Peak of a micro-batch, with the gradients that it makes."""
+    later: int
+    """Peak of one that finds gradients already there."""
+    bare: int
+    """Peak of one whose gradients are gone at once: activations alone."""
+    logits: int
+    largest: int
+    """Bytes of the largest parameter."""
+    step: int
+    """What the optimiser's step makes on the way."""
+    flops: float
+
+
+def trace(recipe: TrainRecipe, batch: dict[str, Any], bf16: bool) -> Traced:
+    """Run forward and backward of every phase on fake tensors -> the one with the largest peak."""
+    objective = registry.find("objective", recipe.objective.name)(recipe.objective)
+    found = []
+    for phase in objective.phases:
+        kept = [_run(recipe, objective, phase, batch, bf16, release) for release in (False, True)]
+        found.append((kept[0], kept[1]))
+    (first, later, logits, flops, facts), (bare, *_) = max(found, key=lambda pair: pair[0][0])
+    return Traced(**facts, first=first, later=later, bare=bare, logits=logits, flops=flops)
+
+
+def _run(recipe, objective, phase, batch, bf16, release):
+    """-> (peak of a first micro-batch, of a second, logits in the first, FLOPs of one, facts of the nets)"""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+
+        def make(head="lm", **changes):
+            return build(recipe.model.model_copy(update=changes), head)
+
+        nets = objective.build(make)
+        net, settings = nets[phase.net], recipe.optim.of(phase.net)
+        for other in nets.values():
+            other.requires_grad_(other is net).train()
+        live = Live(
+            (p for each in nets.values() for p in each.parameters()), getattr(recipe.model, "vocab_size", 0)
+        )
+        fake = {k: mode.from_tensor(v) if torch.is_tensor(v) else v for k, v in batch.items()}
+        for value in fake.values():
+            if torch.is_tensor(value):
+                live.add(value)
+        base, peaks, logits = live.now, [], 0
+        if release:
+            for p in net.parameters():
+                p.register_post_accumulate_grad_hook(_drop)
+        with live:
+            for _ in range(2):
+                live.peak = live.now
+                total = {key: torch.ones(()) for key in objective.count(phase, fake)}
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    share, _seen = objective.loss(phase, nets, fake, total)
+                share.backward()
+                del share, _seen
+                peaks.append(live.peak - base)
+                logits = logits or live.peak_logits
+        trained = [p for p in net.parameters() if p.requires_grad]
+        optimizer = optim.build(net, settings)
+        states = [
+            value
+            for group in optimizer.param_groups
+            for p in group["params"]
+            for kind, value in optimizer.fresh(p, group).items()
+            if kind != "step"
+        ]
+        facts = {
+            "numel": sum(p.numel() for p in trained),
+            "weights": sum(_bytes(p) for each in nets.values() for p in each.parameters()),
+            "moments": sum(map(_bytes, states)),
+            "largest": max(map(_bytes, trained)),
+            "step": _step_bytes(settings.name, optimizer),
+        }
+    return peaks[0], peaks[1], logits, live.flops / 2, facts
+
+
+def _drop(p: torch.Tensor) -> None:
+    p.grad = None
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _step_bytes(name: str, optimizer) -> int:
+    """What a step makes on the way: AdamW's kernel nothing, others copies of what they handle at a time."""
+    groups = [[_bytes(p) for p in group["params"]] for group in optimizer.param_groups]
+    largest = max(max(group) for group in groups)
+    hidden = [
+        _bytes(p) for group in optimizer.param_groups if group["rule"] == "muon" for p in group["params"]
+    ]
+    return {
+        "lion": max(map(sum, groups)),
+        "adamw_rms": 2 * largest,
+        "adafactor": largest,
+        "muon": 7 * max(hidden, default=0),
+    }.get(name, 0)
+
+
+# ---- what the backend keeps --------------------------------------------------------------------------------
+
+
+def memory(traced: Traced, layout: Layout) -> dict[str, int]:
+    """Bytes of a rank at the peak of a step, by part; `total` is their sum."""
+    n, world, several = 4 * traced.numel, layout.world, layout.accumulate > 1
+    share = 1 / world
+    bucket = min(4 * zero_config.MAX_BUCKET, n)
+    rest = traced.weights - n  # nets that are not trained here
+    parts: dict[str, float]
+    backward: float
+    gradients: float
+    step: float
+    if layout.backend == "ddp":
+        beside = n if world > 1 else 0  # DDP's own copy of the gradients
+        parts = {"weights": n + rest, "optimizer": traced.moments, "buffers": beside}
+        backward, gradients = (traced.later if several else traced.first), n
+        step = n + traced.step
+    elif layout.backend == "zero1":
+        parts = {"weights": n + rest, "optimizer": (n + traced.moments) * share, "buffers": bucket}
+        backward, gradients = (traced.later if several else traced.first), n
+        step = n + max(0.0, n * share - bucket) + traced.step * share
+    elif layout.backend == "zero2":
+        parts = {"weights": n + rest, "optimizer": (n + traced.moments) * share, "buffers": bucket}
+        old, new = (n * share if several else 0), n * share * (1 - bucket / n)
+        flush = bucket + new
+        backward = old + (max(traced.bare, flush) if bucket == n else flush + traced.bare)
+        gradients = old + new
+        step = max(0.0, 2 * n * share - bucket) + traced.step * share
+    else:
+        kept = (n + traced.moments + n) * share  # masters, moments, gradients
+        parts = {"weights": n * share + rest, "optimizer": kept, "buffers": bucket}
+        gathered = min(n, 4e9)
+        flush = bucket + traced.largest
+        backward = gathered + (max(traced.bare, flush) if bucket == n else flush + traced.bare)
+        gradients = 0
+        step = n * share + traced.step * share
+    peak = max(backward, step)
+    gradients = min(gradients, peak)
+    logits = min(traced.logits, max(0, peak - gradients))
+    parts |= {"gradients": gradients, "logits": logits, "activations": max(0, peak - gradients - logits)}
+    found = {name: int(value) for name, value in parts.items()}
+    return found | {"total": sum(found.values())}
+
+
+# ---- a recipe ----------------------------------------------------------------------------------------------
+
+
+def complete(recipe: TrainRecipe) -> tuple[TrainRecipe, Any]:
+    """The recipe with what only the data can tell, and the data set; without data, made-up rows of tokens."""
+    if recipe.model is None:
+        raise ConfigError("model: a plan needs the model section; write it out, or plan the recipe of `init`")
+    try:
+        from llmkit.engine.run import resolved
+
+        dataset = registry.find("dataset", recipe.data.name)(recipe.data, "train", recipe.run.seed)
+        return resolved(recipe, dataset), dataset
+    except (LlmkitError, OSError):
+        if getattr(recipe.model, "vocab_size", 0) is None:
+            raise ConfigError(
+                "model.vocab_size: is the tokenizer's, and the data is not there; give model.vocab_size=N"
+            ) from None
+        if not hasattr(recipe.data, "seq_len"):
+            raise ConfigError(
+                "data: is not there, and its rows are not of tokens; collect it first"
+            ) from None
+        if recipe.run.steps is None:
+            per_step = recipe.batch.rows * recipe.data.seq_len
+            run = recipe.run.model_copy(update={"steps": -(-recipe.run.tokens // per_step)})
+            recipe = recipe.model_copy(update={"run": run})
+        return recipe, None
+
+
+def rows(recipe: TrainRecipe, dataset, count: int) -> dict[str, Any]:
+    """A micro-batch of `count` rows: the data set's, or made up."""
+    if dataset is not None:
+        return dataset.batch([(i, i % len(dataset)) for i in range(count)])
+    shape = (count, recipe.data.seq_len)
+    tokens, segments = torch.zeros(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.int32)
+    return {"tokens": tokens, "segments": segments, "labels": tokens}
+
+
+def predict(recipe: TrainRecipe, dataset, layout: Layout, bf16: bool) -> tuple[dict[str, int], Traced]:
+    """Memory by part of a rank, and what was traced."""
+    if layout.recompute:
+        model = recipe.model.model_copy(update={"recompute": layout.recompute})
+        recipe = recipe.model_copy(update={"model": model})
+    traced = trace(recipe, rows(recipe, dataset, layout.micro_rows), bf16)
+    return memory(traced, layout), traced
+
+
+def layouts(recipe: TrainRecipe, world: int) -> list[Layout]:
+    """What could be run, what is fastest first: no recomputation, few cuts, large micro-batches."""
+    backend = recipe.parallel.backend
+    stages = ["ddp", "zero1", "zero2", "zero3"] if backend == "auto" else [backend]
+    stages = stages[: 1 if world == 1 and backend == "auto" else None]
+    levels = ["none", "selective", "full"] if hasattr(recipe.model, "recompute") else [None]
+    each = -(-recipe.batch.rows // world)
+    sizes = sorted({-(-each // cut) for cut in (1, 2, 4, 8, 16, 32, 64) if cut <= each}, reverse=True)
+    if recipe.batch.micro_rows:
+        sizes = [recipe.batch.micro_rows]
+    return [
+        Layout(stage, world, micro, -(-each // micro), level)
+        for level in levels
+        for stage in stages
+        for micro in sizes
+    ]
+
+
+def check(recipe: TrainRecipe) -> None:
+    """ConfigError for what is not modelled."""
+    if recipe.parallel.offload != "none" or recipe.parallel.weights != "fp32":
+        raise ConfigError("parallel: offload and bf16 weights are not in the plan; plan without them")
+    if recipe.batch.micro_rows is None and recipe.batch.rows < 1:
+        raise ConfigError("batch.rows: has to be at least 1")
+
+
+def plan(recipe: TrainRecipe, device: str, world: int, efficiency: float, price: float) -> dict[str, Any]:
+    """Everything that `llmkit plan` shows, as plain data. `price` is per device and hour; 0: unknown."""
+    check(recipe)
+    if device not in DEVICES:
+        raise ConfigError(f"--device {device}: is one of {', '.join(DEVICES)}")
+    name, capacity = DEVICES[device]
+    recipe, dataset = complete(recipe)
+    bf16 = recipe.parallel.precision != "fp32"
+    layout, parts, traced = _choose(recipe, dataset, world, bf16, FILL * capacity)
+    flops = traced.flops * layout.accumulate
+    seconds = flops / (size.peak_flops(name) * efficiency)
+    hours = seconds * recipe.run.steps / 3600
+    return {
+        "device": name,
+        "world": world,
+        "parameters": traced.numel,
+        "step_flops": flops * world,
+        "layout": str(layout),
+        "set": {
+            "parallel.backend": layout.backend,
+            "batch.micro_rows": layout.micro_rows,
+            **({"model.recompute": layout.recompute} if layout.recompute else {}),
+        },
+        "fits": parts["total"] <= FILL * capacity,
+        "capacity_bytes": int(capacity),
+        "memory_bytes": parts,
+        "efficiency": efficiency,
+        "step_s": seconds,
+        "steps": recipe.run.steps,
+        "hours": hours,
+        "device_hours": hours * world,
+        "cost": hours * world * price if price else None,
+    }
+
+
+def _choose(recipe, dataset, world, bf16, most) -> tuple[Layout, dict[str, int], Traced]:
+    """The first layout below `most` bytes, or the last; traced in full if two small traces say it fits."""
+    few: dict[str | None, tuple[Traced, Traced]] = {}
+    possible = layouts(recipe, world)
+    for layout in possible:
+        if layout.recompute not in few:
+            one, two = (predict(recipe, dataset, replace(layout, micro_rows=n), bf16)[1] for n in (1, 2))
+            few[layout.recompute] = one, two
+        guess = memory(_stretched(*few[layout.recompute], layout.micro_rows), layout)["total"]
+        if guess > most and layout is not possible[-1]:
+            continue
+        parts, traced = predict(recipe, dataset, layout, bf16)
+        if parts["total"] <= most:
+            break
+    return layout, parts, traced
+
+
+def _stretched(one: Traced, two: Traced, rows: int) -> Traced:
+    """What `rows` rows would take, if every further one takes what the second does."""
+    names = ("first", "later", "bare", "logits", "flops")
+    line = {
+        name: getattr(one, name) + (rows - 1) * (getattr(two, name) - getattr(one, name)) for name in names
+    }
+    return replace(one, **line)
+
+
+def table(facts: dict[str, Any]) -> str:
+    """A plan for people."""
+    gib = {part: f"{value / 2**30:8.2f} GiB" for part, value in facts["memory_bytes"].items()}
+    width = max(map(len, gib))
+    cost = f"; at the price given: {facts['cost']:,.0f}" if facts["cost"] is not None else ""
+    fits = "fits" if facts["fits"] else "DOES NOT FIT: use more devices, a shorter row or a smaller model"
+    return "\n".join(
+        [
+            f"{facts['parameters'] / 1e6:,.1f} M parameters, {facts['step_flops']:.3g} FLOPs a step",
+            f"{facts['world']} x {facts['device']}: {facts['layout']}",
+            *(f"  {part:{width}} {text}" for part, text in gib.items()),
+            f"  of {facts['capacity_bytes'] / 2**30:.0f} GiB a device: {fits}",
+            f"{facts['step_s']:.3g} s a step at {facts['efficiency']:.0%} of the peak rate (assumed), no "
+            f"communication counted; {facts['steps']:,} steps: {facts['hours']:.3g} h, "
+            f"{facts['device_hours']:.3g} device hours{cost}",
+            "set: " + " ".join(f"{key}={value}" for key, value in facts["set"].items()),
+        ]
+    )
+
+
+def compared(recipe: TrainRecipe, backend: str, world: int, bf16: bool, measured: int) -> str:
+    """One line that sets a measured peak beside the plan's."""
+    micro = recipe.batch.micro_rows or -(-recipe.batch.rows // world)
+    layout = Layout(backend, world, micro, -(-recipe.batch.rows // (world * micro)))
+    check(recipe)
+    found, dataset = complete(recipe)
+    planned = predict(found, dataset, layout, bf16)[0]["total"]
+    off = planned / measured - 1
+    return f"memory: {measured / 2**30:.2f} GiB at the peak, {planned / 2**30:.2f} planned ({off:+.1%})"

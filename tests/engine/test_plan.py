@@ -1,0 +1,87 @@
+"""The planner counts what a run holds: fake tensors as real ones, and takes layouts that fit the device."""
+
+import pytest
+import torch
+
+from llmkit import registry
+from llmkit.engine import plan
+from llmkit.engine.live import Live
+from llmkit.engine.recipe import TrainRecipe
+from llmkit.errors import ConfigError
+from llmkit.models.blocks import initialise
+from llmkit.models.heads import build
+
+SHAPE = {"width": 64, "layers": 3, "heads": 4, "context": 64, "vocab_size": 500}
+
+
+def recipe(model=None, **sections):
+    tree = {
+        "run": {"steps": 10}, "model": {"name": "decoder", **SHAPE, **(model or {})},
+        "objective": {"name": "causal"}, "data": {"name": "tokens", "shards": "nowhere", "seq_len": 64},
+        "batch": {"rows": 16},
+    }  # fmt: skip
+    return TrainRecipe.model_validate(tree | sections)
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_a_trace_of_fake_tensors_counts_the_bytes_of_real_ones(recompute):
+    made = recipe({"recompute": recompute})
+    batch = plan.rows(made, None, 3)
+    objective = registry.find("objective", "causal")(made.objective)
+    net = initialise(build(made.model), 1)
+    live = Live([*net.parameters(), *batch.values()])
+    base, (phase,) = live.now, objective.phases
+    peaks = []
+    with live:
+        for _ in range(2):
+            live.peak = live.now
+            share, seen = objective.loss(phase, {"model": net}, batch, {"tokens": torch.ones(())})
+            share.backward()
+            del share, seen
+            peaks.append(live.peak - base)
+    traced = plan.trace(made, batch, bf16=False)
+    assert [traced.first, traced.later] == pytest.approx(peaks, rel=2e-3)
+    assert traced.numel * 4 == traced.weights == sum(p.numel() * 4 for p in net.parameters())
+    assert traced.moments == 2 * traced.weights
+    assert traced.bare <= traced.first <= traced.later
+
+
+def test_stages_divide_what_they_cut():
+    traced = plan.trace(recipe(), plan.rows(recipe(), None, 1), bf16=False)
+    parts = {name: plan.memory(traced, plan.Layout(name, 4, 1, 1)) for name in ("ddp", "zero1", "zero3")}
+    n = traced.weights
+    assert parts["ddp"]["weights"] == parts["zero1"]["weights"] == 4 * parts["zero3"]["weights"] == n
+    assert parts["ddp"]["optimizer"] == 2 * n
+    assert parts["zero1"]["optimizer"] == 3 * n // 4
+    assert all(found["total"] == sum(v for k, v in found.items() if k != "total") for found in parts.values())
+
+
+def test_a_plan_keeps_the_batch_and_takes_what_fits(monkeypatch):
+    roomy = plan.plan(recipe(), "h200", 2, 0.4, 2.0)
+    assert roomy["fits"]
+    assert roomy["set"] == {"parallel.backend": "ddp", "batch.micro_rows": 8, "model.recompute": "none"}
+    assert roomy["cost"] == pytest.approx(roomy["device_hours"] * 2)
+    tight = roomy["memory_bytes"]["total"] * 0.6
+    monkeypatch.setitem(plan.DEVICES, "small", ("NVIDIA L4", tight))
+    small = plan.plan(recipe(), "small", 2, 0.4, 0.0)
+    assert small["fits"]
+    assert small["memory_bytes"]["total"] <= plan.FILL * tight
+    assert small["set"] != roomy["set"]
+    assert small["cost"] is None
+
+
+@pytest.mark.parametrize(
+    ("sections", "device", "line"),
+    [
+        (
+            {"model": {"name": "decoder", "width": 64, "heads": 4}},
+            "h200",
+            "model.vocab_size: is the tokenizer's",
+        ),
+        ({}, "h900", "--device h900: is one of h200"),
+        ({"parallel": {"offload": "optimizer"}}, "h200", "offload and bf16 weights are not in the plan"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(sections, device, line):
+    with pytest.raises(ConfigError, match=line):
+        plan.plan(recipe(**sections), device, 1, 0.4, 0.0)
