@@ -1,10 +1,11 @@
-"""Any causal language model of transformers behind our interface: to evaluate it and to generate with it.
+"""Any language model of transformers behind our interface: to evaluate it and to generate with it.
 
     hidden(tokens, segments) ─► its body, with a mask by document and positions that restart
     logits(hidden)           ─► its output embeddings
     opening                  ─► a probe: both together are what the whole model computes, or it is refused
 
-Models that do more between body and logits (soft caps, scaled logits) or cannot be packed fail the probe.
+Causal models that do more between body and logits (soft caps, scaled logits) or cannot be packed fail the
+probe. Masked and two-sided ones are taken apart in documents.py.
 """
 
 from pathlib import Path
@@ -17,9 +18,12 @@ from torch import Tensor, nn
 from llmkit import trust
 from llmkit.config import Section
 from llmkit.errors import CheckpointError, ConfigError
+from llmkit.models import heads
 from llmkit.models.blocks import block_diagonal, positions
 from llmkit.models.crossentropy import IGNORED
 from llmkit.models.hf import weights
+from llmkit.models.hf.documents import Masked, TwoSided
+from llmkit.models.hf.t5 import start_of
 
 PROBE_DIFF = 1e-4
 """Largest difference of logits in the probe, relative to the largest logit."""
@@ -34,21 +38,17 @@ class Settings(Section):
     vocab_size: int
     width: int
     context: int
+    style: str
+    start: str | None = None
+    """Of an encoder-decoder: the piece that its decoder reads first."""
 
 
 class HubNet(nn.Module):
     """A transformers model with `hidden`, `logits` and `nll`, as objectives and metrics expect them."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, settings: Settings):
         super().__init__()
-        self.model = model
-        text = model.config.get_text_config()
-        self.settings = Settings(
-            architecture=type(model).__name__,
-            vocab_size=text.vocab_size,
-            width=text.hidden_size,
-            context=getattr(text, "max_position_embeddings", None) or 2048,
-        )
+        self.model, self.settings = model, settings
 
     def hidden(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """tokens (B, T) -> (B, T, D); documents of a packed row do not see each other."""
@@ -73,21 +73,41 @@ class HubNet(nn.Module):
         return flat.view(labels.shape)
 
 
-def read(folder: Path) -> HubNet:
+def described(model: Any) -> Settings:
+    """What llmkit needs to know of a model of transformers."""
+    text = model.config if model.config.is_encoder_decoder else model.config.get_text_config()
+    sizes = [getattr(text, key, None) for key in ("max_position_embeddings", "n_positions")]
+    return Settings(
+        architecture=type(model).__name__,
+        vocab_size=text.vocab_size,
+        width=text.hidden_size,
+        context=next((size for size in sizes if size), 2048),
+        style=model.config.model_type,
+        start=start_of(model.config.to_dict()) or "bos" if model.config.is_encoder_decoder else None,
+    )
+
+
+def read(folder: Path) -> HubNet | Masked:
     """The net in a Hugging Face directory, computed by transformers, in fp32 and evaluation mode.
 
     TrustError for what could run code, CheckpointError for tensors that do not fit, ConfigError for what is
-    no causal language model or does not pass the probe.
+    no language model or does not pass the probe.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     if (folder / "adapter_config.json").is_file():
         raise ConfigError(f"{folder}: is an adapter, whose base model lies elsewhere; merge it first")
     config = read_config(folder / "config.json")
+    if config.is_encoder_decoder:
+        wrapper, auto = TwoSided, "AutoModelForSeq2SeqLM"
+    elif any(name.endswith("ForMaskedLM") for name in config.architectures or ()):
+        wrapper, auto = Masked, "AutoModelForMaskedLM"
+    else:
+        wrapper, auto = HubNet, "AutoModelForCausalLM"
     for file in weights.files(folder):
         trust.tensor_header(file)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = getattr(transformers, auto).from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -106,7 +126,7 @@ def read(folder: Path) -> HubNet:
             raise CheckpointError(
                 f"{folder}: {kind.replace('_', ' ')}: {names}; the weights are not this model's"
             )
-    net = HubNet(model.eval())
+    net = wrapper(model.eval(), described(model))
     probe(net, folder)
     return net
 
@@ -135,15 +155,19 @@ def _plain(value: Any) -> Any:
 
 
 @torch.no_grad()
-def probe(net: HubNet, folder: Path) -> None:
+def probe(net: HubNet | Masked, folder: Path) -> None:
     """ConfigError if `hidden` and `logits` of a row of two documents are not what the model computes."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(net.settings.vocab_size, (1, 16), generator=generator)
     segments = torch.tensor([[1] * 7 + [2] * 9])
+    two_sided = heads.kind(net) == "seq2seq"
+    source = {"source": tokens, "source_segments": segments} if two_sided else {}
     try:
-        packed = net.logits(net.hidden(tokens, segments))
-        whole = torch.cat([net.model(input_ids=part).logits for part in (tokens[:, :7], tokens[:, 7:])], 1)
-    except (TypeError, ValueError, RuntimeError) as error:
+        packed = net.logits(net.hidden(tokens, segments, **source))
+        parts = [{"input_ids": part} for part in (tokens[:, :7], tokens[:, 7:])]
+        parts = [part | {"decoder_input_ids": part["input_ids"]} for part in parts] if two_sided else parts
+        whole = torch.cat([net.model(**part).logits for part in parts], 1)
+    except (TypeError, ValueError, RuntimeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{folder}: {net.settings.architecture} cannot be packed: {error}") from None
     difference = ((packed - whole).abs().max() / whole.abs().max()).item()
     if not difference <= PROBE_DIFF:
