@@ -112,7 +112,7 @@ def prompts(step: int, draw: int, slot: int) -> Batch:
     for row in range(0 if empty(step, slot) else ROWS):
         ids = torch.randint(4, VOCABULARY, (2 + (row + slot) % 3,), generator=generator).tolist()
         asked.append(Prompt(ids, {"messages": []}, f"{step}/{draw}/{slot}/{row}"))
-    return {"prompts": asked, "tokenizer": Letters, "stop": [2, 3], "pad": 0}
+    return {"prompts": asked, "tokenizer": Letters, "stop": [2, 3], "pad": 0, "prompt_len": 4}
 
 
 class Letters:

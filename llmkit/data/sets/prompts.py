@@ -75,12 +75,8 @@ class Prompts:
         for sample, row in rows:
             ids, record = self._prompts[row]
             prompts.append(Prompt(ids, record, f"{self.seed}/{record['id']}/{sample}"))
-        return {
-            "prompts": prompts,
-            "tokenizer": self._tokenizer,
-            "stop": self._stop,
-            "pad": self._tokenizer.pad,
-        }
+        facts = {"stop": self._stop, "pad": self._tokenizer.pad, "prompt_len": self.settings.prompt_len}
+        return {"prompts": prompts, "tokenizer": self._tokenizer, **facts}
 
     def _prompt(self, record: dict[str, Any]):
         """(token ids, record), the last reply taken away; None for a record that is of no use."""

@@ -1,4 +1,4 @@
-"""Lists of words to be turned round or sorted: answers of several words that a program can check.
+"""Lists of words or letters to be turned round or sorted: answers of several words that a program can check.
 
     user       Turn this list round.        Sort this list.
                water / city / law / debt    water / city / law / debt       (one word a line)
@@ -6,9 +6,6 @@
 
 A list of four different words has 24 orders, so even a guesser who knows that the answer is an order of the
 same words is right in 4 % of the cases; any other guesser is right almost never.
-
-Careless demonstrations make a model that knows how, and often does not do it: what practice with a verifier
-can mend, and more imitation cannot.
 """
 
 import random
@@ -18,9 +15,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data.sources.tasks import WORDS
+from llmkit.data.sources.tasks import LETTERS, WORDS
 from llmkit.registry import register
 
+ITEMS = {"words": WORDS, "letters": LETTERS}
 KINDS: dict[str, tuple[Callable[[list[str]], list[str]], tuple[str, ...]]] = {
     "reverse": (lambda words: words[::-1], ("Turn this list round.", "Reverse:", "Write it backwards:")),
     "sort": (sorted, ("Sort this list.", "In alphabetical order:", "Sort:")),
@@ -35,14 +33,9 @@ class Lists:
     class Settings(Section):
         name: Literal["lists"] = "lists"
         tasks: list[Literal["reverse", "sort"]] = Field(["reverse"], description="what is asked for")
-        words: int = Field(4, ge=2, le=20, description="words of a list")
+        of: Literal["words", "letters"] = Field("words", description="what the lists hold")
+        words: int = Field(4, ge=2, le=20, description="length of a list")
         prompts: int = Field(2000, gt=0, description="prompts of each task")
-        careless: float = Field(
-            0.0,
-            ge=0,
-            le=1,
-            description="share of replies that say the list as it was; the answer stays right",
-        )
         seed: int = Field(1, ge=0, description="seeds the draws")
 
     kind = "conversations"
@@ -58,10 +51,9 @@ class Lists:
             rng = random.Random(f"{self.settings.seed}/{task}")
             solve, wordings = KINDS[task]
             for number in range(self.settings.prompts):
-                words = rng.sample(WORDS.split(), self.settings.words)
+                words = rng.sample(ITEMS[self.settings.of].split(), self.settings.words)
                 question = rng.choice(wordings) + "\n" + "\n".join(words)
                 answer = "\n".join(solve(words))
-                reply = "\n".join(words) if rng.random() < self.settings.careless else answer
-                said = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+                said = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
                 record = {"id": f"{task}-{number}", "source": f"lists/{task}"}
                 yield {**record, "messages": said, "answer": answer}

@@ -19,7 +19,7 @@ from llmkit.models.crossentropy import IGNORED
 from llmkit.models.generate import generate
 from llmkit.objectives.phase import Batch
 
-ROUND = 8
+ROUND = 4
 """Rows are padded to a multiple of this, so that few shapes occur."""
 
 
@@ -36,7 +36,14 @@ def draw(net, batch: Batch, samples: int, max_new: int) -> tuple[list[Said], Bat
     """Replies to the prompts of `batch`, prompt by prompt, and the training rows that they make.
 
     The rows carry `valid`, `ended`, `length`, `repeated`, each (B,). No prompts: `samples` rows of padding.
+    ConfigError if the longest that may come does not fit into the net's context.
     """
+    context, longest = getattr(net.settings, "context", None), batch["prompt_len"] + max_new
+    if context and longest > context:
+        raise ConfigError(
+            f"objective.max_new: {max_new} new tokens after data.prompt_len={batch['prompt_len']} are more "
+            f"than model.context={context}; lower one of them"
+        )
     asked = [prompt for prompt in batch["prompts"] for _ in range(samples)]
     keys = [f"{prompt.key}/{i}" for prompt in batch["prompts"] for i in range(samples)]
     device = next(net.parameters()).device
@@ -52,13 +59,6 @@ def draw(net, batch: Batch, samples: int, max_new: int) -> tuple[list[Said], Bat
             said.append(Said(ids, text, ended, prompt.record))
     rows = [(prompt.ids, reply.ids) for prompt, reply in zip(asked, said, strict=True)]
     laid = lay(rows or [([], [])] * samples, batch["pad"])
-    context = getattr(net.settings, "context", None)
-    if context and laid["tokens"].shape[1] > context + ROUND:
-        longest = max(len(ids) + len(reply) for ids, reply in rows)
-        raise ConfigError(
-            f"objective.max_new: {max_new} new tokens make rows of {longest}, longer than model.context of "
-            f"{context}; lower it or data.prompt_len"
-        )
     facts = {
         "valid": [True] * len(said),
         "ended": [reply.ended for reply in said],

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from llmkit.engine.saver import Saver
 from tests import ranks
 from tests.checkpoint.small import digest, lines, newest
 from tests.objectives.rl import small
@@ -62,6 +63,28 @@ def test_a_kill_between_the_updates_of_policy_and_value_changes_nothing(
     ranks.run(small.train, 2, *words)
     assert digest(newest(out)) == digest(newest(straight[2]))
     assert curve(out) == curve(straight[2])
+
+
+def forgetful(*words) -> None:
+    """A run that continues with the KL weight it was configured with, not with the one it had adapted."""
+    honest = Saver.resume
+
+    def resume(self):
+        before = dict(self.objective.state)
+        step = honest(self)
+        self.objective.state.update(before)
+        return step
+
+    Saver.resume = resume
+    small.train(*words)
+
+
+@pytest.mark.slow
+def test_a_controller_that_is_not_restored_is_noticed(tmp_path, data, tokenizer_dir, straight):
+    words = (str(tmp_path / "run"), data, str(tokenizer_dir), PPO)
+    ranks.spawn(small.train, 1, *words, env={"LLMKIT_FAULT": "phase0@3:0"})
+    ranks.run(forgetful, 1, *words)
+    assert digest(newest(words[0])) != digest(newest(straight[1]))
 
 
 @pytest.mark.slow
