@@ -158,11 +158,15 @@ class Decoder(nn.Module):
         """Fill one parameter: norms with 1, biases with 0, matrices from N(0, init_std).
 
         Residual outputs have less by depth (Radford et al. 2019); under muP matrices inside the layers have a
-        variance that falls with the width (Yang et al. 2022, table 8).
+        variance that falls with the width (Yang et al. 2022, table 8), and an output matrix of its own begins
+        with 0 (ibid., section D.2).
         """
         s = self.settings
         if p.ndim == 1:
             nn.init.ones_(p) if name.endswith("weight") else nn.init.zeros_(p)
+            return
+        if name == "lm_head.weight" and s.mup_width:
+            nn.init.zeros_(p)
             return
         std = s.init_std * (self.wider**-0.5 if self._inside(name) else 1.0)
         residual = s.depth_scaled and "_proj" in name and ("o_proj" in name or "down_proj" in name)

@@ -21,14 +21,15 @@ NETS = {
     "LlamaForCausalLM, llama3": {
         "rope_scaling": {"kind": "llama3", "factor": 8.0, "original": 64, "fast": 4.0}
     },
-    "LlamaForCausalLM, mup": {"mup_width": 12, "tie": False},
+    "LlamaForCausalLM, mup": {"mup_width": 12},
     "MistralForCausalLM": {"window": 9},
     "Qwen3ForCausalLM": {"qk_norm": True, "tie": False, "head_dim": 20},
     "Qwen3ForCausalLM, window": {"qk_norm": True, "window": 9},
     "MixtralForCausalLM": {"experts": 4, "mlp_dim": 32, "tie": False},
     "MixtralForCausalLM, window": {"experts": 3, "experts_per_token": 1, "mlp_dim": 32, "window": 9},
     "GPT2LMHeadModel": GPT2,
-    "GPT2LMHeadModel, untied, mup": {**GPT2, "tie": False, "mup_width": 24},
+    "GPT2LMHeadModel, mup": {**GPT2, "mup_width": 24},
+    "GPT2LMHeadModel, untied": {**GPT2, "tie": False},
 }
 
 
