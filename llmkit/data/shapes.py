@@ -3,24 +3,39 @@
     documents      {id, source, text}
     conversations  {id, source, messages: [{role, content}, ...], answer?}
     pairs          {id, source, prompt: [{role, content}, ...], chosen, rejected, margin?}
+    labelled       {id, source, text, label}                 classification; a label is a name
+    tagged         {id, source, tokens: [...], tags: [...]}  one tag to a token: entities, parts of speech
+    text_pairs     {id, source, input, target}               translation, summarisation
+    questions      {id, source, question, context, answers: [...]}   the context may be empty
 
 Conversations end with a message of the assistant, prompts with one of the user.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from llmkit.data.clean import clean
 
 ROLES = ("system", "user", "assistant")
 
-
-TEXTS = {"documents": ("text",), "conversations": ("messages",), "pairs": ("prompt", "chosen", "rejected")}
+Kind = Literal["documents", "conversations", "pairs", "labelled", "tagged", "text_pairs", "questions"]
+TEXTS: dict[str, tuple[str, ...]] = {
+    "documents": ("text",),
+    "conversations": ("messages",),
+    "pairs": ("prompt", "chosen", "rejected"),
+    "labelled": ("text", "label"),
+    "tagged": ("tokens", "tags"),
+    "text_pairs": ("input", "target"),
+    "questions": ("question", "context", "answers"),
+}
+"""What every record of a kind has, beside its id and source."""
+OPTIONAL = {"conversations": ("answer",), "pairs": ("margin",)}
+LISTS = ("tokens", "tags", "answers")
 
 
 def tidy(kind: str, record: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     """-> (the record with its texts cleaned, None), or (record, why it is rejected)."""
     cleaned = {}
-    for key in (*TEXTS[kind], *(key for key in ("answer", "margin") if key in record)):
+    for key in (*TEXTS[kind], *(key for key in OPTIONAL.get(kind, ()) if key in record)):
         if record.get(key) is None:
             return record, f"no_{key}"
         cleaned[key], reason = _tidy_value(record[key], key)
@@ -28,6 +43,8 @@ def tidy(kind: str, record: dict[str, Any]) -> tuple[dict[str, Any], str | None]
             return record, reason
     if kind == "pairs" and cleaned["chosen"] == cleaned["rejected"]:
         return record, "equal_sides"
+    if kind == "tagged" and len(cleaned["tokens"]) != len(cleaned["tags"]):
+        return record, "tags_do_not_match_tokens"
     return {**record, **cleaned}, None
 
 
@@ -36,7 +53,21 @@ def _tidy_value(value: Any, key: str) -> tuple[Any, str | None]:
         return _tidy_messages(value, last="assistant" if key == "messages" else "user")
     if key == "margin":
         return value, None if isinstance(value, (int, float)) else "margin_is_not_a_number"
+    if key == "label" and isinstance(value, int):
+        value = str(value)
+    if key == "context" and value == "":
+        return value, None
+    if key in LISTS:
+        return _tidy_list(value, key)
     return clean(value) if isinstance(value, str) else (value, f"{key}_is_not_text")
+
+
+def _tidy_list(values: Any, key: str) -> tuple[Any, str | None]:
+    if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
+        return values, f"{key}_are_not_a_list_of_texts"
+    plain = all(value.isascii() and value.isprintable() and value.strip() for value in values)
+    tidied = [(value, None) for value in values] if plain else [clean(value) for value in values]
+    return [value for value, _ in tidied], next((reason for _, reason in tidied if reason), None)
 
 
 def _tidy_messages(messages: Any, last: str) -> tuple[Any, str | None]:
@@ -60,21 +91,25 @@ def _tidy_messages(messages: Any, last: str) -> tuple[Any, str | None]:
 
 
 def prompt(kind: str, record: dict[str, Any]) -> str:
-    """What decides whether a record is held out: a document's text, or everything up to the first reply."""
-    if kind == "documents":
-        return record["text"]
-    messages = record["messages" if kind == "conversations" else "prompt"]
-    first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
-    return _spoken(messages[:first] or messages[:1])
+    """What decides whether a record is held out: what is asked, without the answer, label or target."""
+    if kind in ("conversations", "pairs"):
+        messages = record["messages" if kind == "conversations" else "prompt"]
+        first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
+        return _spoken(messages[:first] or messages[:1])
+    if kind == "questions":
+        return record["context"] or record["question"]  # questions about one passage stay on one side
+    return _joined(record[TEXTS[kind][0]])
 
 
 def content(kind: str, record: dict[str, Any]) -> str:
     """All text of a record, by which duplicates are found."""
-    if kind == "documents":
-        return record["text"]
-    if kind == "conversations":
-        return _spoken(record["messages"])
-    return "\n".join([_spoken(record["prompt"]), record["chosen"], record["rejected"]])
+    return "\n".join(_joined(record[key]) for key in TEXTS[kind])
+
+
+def _joined(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return _spoken(value) if isinstance(value[0], dict) else " ".join(value)
 
 
 def _spoken(messages: list[dict[str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 a chat = an opening question, turns of two people, ratings 1-10 (witty, upbeat, interesting) or none
   as a conversation   the question and every second turn are the user's, the others the assistant's
+  as a document       the question and the turns, one a line
   as a pair           two chats about one question, the better rated transcript preferred, each chat used once
 """
 
@@ -28,11 +29,15 @@ class Chitchat:
 
     class Settings(Section):
         name: Literal["chitchat"] = "chitchat"
-        kind: Literal["conversations", "pairs"] = Field("conversations", description="what the records are")
+        kind: Literal["conversations", "pairs", "documents"] = Field(
+            "conversations", description="what the records are"
+        )
         turns: int = Field(6, ge=2, description="chats with fewer turns are left out")
         gap: float = Field(3.0, gt=0, le=9, description="pairs: least difference of mean ratings")
         chars: int = Field(400, gt=0, description="pairs: longest transcript, in whole turns")
-        limit: int | None = Field(None, gt=0, description="conversations: at most so many; default: all")
+        limit: int | None = Field(
+            None, gt=0, description="at most so many chats (not for pairs); default: all"
+        )
 
     licence = "MIT"
     origin = "PyPI chitchat-dataset 0.9.0"
@@ -49,7 +54,12 @@ class Chitchat:
             yield from self._pairs({name: chats[name] for name in kept})
         else:
             for name in kept[: self.settings.limit]:
-                yield {"id": name, "source": "chitchat", "messages": _conversation(chats[name])}
+                yield {"id": name, "source": "chitchat", **self._whole(chats[name])}
+
+    def _whole(self, chat: dict[str, Any]) -> dict[str, Any]:
+        if self.kind == "conversations":
+            return {"messages": _conversation(chat)}
+        return {"text": "\n".join([chat["prompt"], *_turns(chat)])}
 
     def _usable(self, chat: dict[str, Any]) -> bool:
         return bool(chat.get("prompt")) and len(chat["messages"]) >= self.settings.turns

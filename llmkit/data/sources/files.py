@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data import readers
+from llmkit.data import readers, shapes
 from llmkit.errors import DataError
 from llmkit.log import warn
 from llmkit.registry import register
@@ -15,11 +15,6 @@ from llmkit.registry import register
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 PACKED = (".gz", ".zst")
 WANTED = ".txt, .md, .jsonl (each also .gz or .zst) or .parquet"
-KEYS = {
-    "documents": [],
-    "conversations": ["messages", "answer"],
-    "pairs": ["prompt", "chosen", "rejected", "margin"],
-}
 
 
 @register("source", "files")
@@ -29,9 +24,7 @@ class Files:
     class Settings(Section):
         name: Literal["files"] = "files"
         path: str = Field(description="a file or a folder")
-        kind: Literal["documents", "conversations", "pairs"] = Field(
-            "documents", description="what the files hold"
-        )
+        kind: shapes.Kind = Field("documents", description="what the files hold")
         text: str = Field("text", description="key or column that holds a document's text")
         part_bytes: int = Field(
             50_000,
@@ -57,7 +50,7 @@ class Files:
             yield from self._read(path, name)
 
     def _read(self, path: Path, name: str) -> Iterator[dict[str, Any]]:
-        keys = KEYS[self.kind] or [self.settings.text]
+        keys = self._keys()
         format = suffix(path)
         if format in (".txt", ".md"):
             yield from readers.text_parts(path, name, self.settings.part_bytes)
@@ -77,6 +70,12 @@ class Files:
                     else {k: row[k] for k in keys if k in row}
                 )
                 yield {"id": row["id"], **named}
+
+    def _keys(self) -> list[str]:
+        """The keys or columns of what a record of the kind holds."""
+        if self.kind == "documents":
+            return [self.settings.text]
+        return [*shapes.TEXTS[self.kind], *shapes.OPTIONAL.get(self.kind, ())]
 
 
 def found(root: Path) -> list[Path]:
