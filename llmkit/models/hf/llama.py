@@ -226,11 +226,12 @@ def read_scaling(rope: dict[str, Any]) -> Scaling | None:
             "it knows linear, yarn and llama3"
         )
     slow, fast = ("beta_slow", "beta_fast") if kind == "yarn" else ("low_freq_factor", "high_freq_factor")
-    given = {
-        "kind": kind,
-        "factor": rope.get("factor"),
-        "original": rope.get("original_max_position_embeddings"),
-        "slow": rope.get(slow),
-        "fast": rope.get(fast),
-    }
-    return Scaling(**{key: value for key, value in given.items() if value is not None})
+    original = "original_max_position_embeddings"
+    needed = {"linear": ("factor",), "yarn": ("factor", original), "llama3": ("factor", original, slow, fast)}
+    if missing := [key for key in needed[kind] if rope.get(key) is None]:
+        raise ConfigError(
+            f"config.json: rope_parameters.{missing[0]} is missing; {kind} has no default for it"
+        )
+    given = {"original": rope.get(original), "slow": rope.get(slow), "fast": rope.get(fast)}
+    stated = {key: value for key, value in given.items() if value is not None}
+    return Scaling(kind=kind, factor=rope["factor"], **stated)

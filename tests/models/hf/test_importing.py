@@ -84,7 +84,7 @@ def test_the_older_dialect_of_the_rotary_settings_is_read(tmp_path):
         ({"hidden_size": "32"}, TrustError, "hidden_size"),
         ({"rms_norm_eps": float("nan")}, TrustError, "rms_norm_eps"),
         ({"num_key_value_heads": 3}, ConfigError, "kv_heads"),
-        ({"attention_bias": True}, ConfigError, "attention_bias"),
+        ({"attention_bias": True}, ConfigError, "mlp_bias"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, ConfigError, "rope"),
         ({"model_type": "mamba"}, ConfigError, "model_type"),
         ({"hidden_size": 64}, CheckpointError, "tensors do not fit"),
