@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ class Meter:
         self.steps, self.log_every, self.flops = steps, log_every, flops
         self.peak = size.peak_flops(torch.cuda.get_device_name()) if backend.device.type == "cuda" else None
         self.skipped = lambda: 0
+        self.planned: Callable[[int], str] | None = None
+        """A line that sets a measured peak beside the plan's; asked once, after two steps on a GPU."""
         self.tokens = 0  # useful ones, over the whole run and all ranks; saved with the checkpoint
         self._uncounted: torch.Tensor | int = 0
         self.seconds = 0.0  # of training, before this process
@@ -70,6 +73,8 @@ class Meter:
     def end(self, done: int, figures: dict[str, float]) -> None:
         """Finish a step; write a line if one is due. Reading the sums is the only wait for the device."""
         self._count += 1
+        if self.planned and self.metrics and done == self._first + 2 and self.backend.device.type == "cuda":
+            say(self.planned(memory_bytes(self.backend.device)))
         if self.bar:
             self.bar.at(done)
         if done % self.log_every and done != self.steps and not figures:

@@ -111,6 +111,7 @@ class _Run:
         meter.open(Metrics(self.out, begun) if dist.rank() == 0 else None)
         guard, stop = Guard(recipe.run.max_skips), Stop(recipe.run.time_limit_s)
         meter.skipped = lambda: guard.skipped
+        meter.planned = functools.partial(_planned, recipe, self.settled)
         batches = heldout.groups(recipe.run.eval_rows)
         evaluator = Evaluator(objective, backend, batches, recipe.run.eval_every, steps, self.out / "samples")
         book = self._ledger(begun) if recipe.run.ledger else None
@@ -264,6 +265,16 @@ def _sources(data, dataset) -> dict[str, Any]:
     return {
         name: facts for folder in folders for name, facts in manifest.read(folder).get("licences", {}).items()
     }
+
+
+def _planned(recipe: TrainRecipe, settled, measured: int) -> str:
+    from llmkit.engine import plan
+
+    try:
+        bf16 = settled.precision == "bf16"
+        return plan.compared(recipe, settled.backend, dist.world(), bf16, measured)
+    except Exception as error:  # a plan is no reason to lose a run
+        return f"memory: {measured / 2**30:.2f} GiB at the peak; no plan: {str(error).splitlines()[0]}"
 
 
 def _lasting(recipe: TrainRecipe) -> dict[str, Any]:
