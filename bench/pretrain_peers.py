@@ -174,12 +174,11 @@ def main() -> None:
     compiled = ", compiled" if given.compile else ""
     millions = f"{size.parameters_of(settings) / 1e6:.1f} M parameters"
     rounds = f"{given.rounds} rounds of {given.steps - given.drop} steps"
-    print(
-        f"{millions}, {given.rows} x {T} tokens, {given.precision}{compiled}, {rounds}, {given.threads} threads"
-    )
-    print(f"torch {torch.__version__}, {platform.machine()}\n")
+    print(f"{millions}, {given.rows} x {T} tokens, {given.precision}{compiled}, {rounds}")
+    print(f"{given.threads} threads, torch {torch.__version__}, {platform.machine()}\n")
     peak, flops = max(peaks), size.flops_per_token(settings, T) * given.rows * T
-    print("| what | ms/step | tokens/s | engine's speed / its | of the matrix rate |\n|---|---|---|---|---|")
+    print("| what | ms/step | tokens/s | speed-up of the engine | of the matrix rate |")
+    print("|---|---|---|---|---|")
     for name, seconds in found.items():
         middle = statistics.median(seconds)
         ratio = statistics.median(b / a for a, b in zip(found["llmkit's engine"], seconds, strict=True))

@@ -73,11 +73,7 @@ def test_a_plan_keeps_the_batch_and_takes_what_fits(monkeypatch):
 @pytest.mark.parametrize(
     ("sections", "device", "line"),
     [
-        (
-            {"model": {"name": "decoder", "width": 64, "heads": 4}},
-            "h200",
-            "model.vocab_size: is the tokenizer's",
-        ),
+        ({"model": {"vocab_size": None}}, "h200", "model.vocab_size: is the tokenizer's"),
         ({}, "h900", "--device h900: is one of h200"),
         ({"parallel": {"offload": "optimizer"}}, "h200", "offload and bf16 weights are not in the plan"),
     ],
