@@ -27,6 +27,7 @@ HOMES = {
     "dataset": ("llmkit.data.sets",),
     "noise": ("llmkit.data.noise",),
     "source": ("llmkit.data.sources",),
+    "filter": ("llmkit.data.filters",),
     "export": ("llmkit.models.hf",),
     "metric": ("llmkit.eval.metrics",),
     "verifier": ("llmkit.verifiers",),

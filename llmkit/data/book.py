@@ -11,10 +11,10 @@ STEPS = ("read", "clean", "dedup")
 class Book:
     """The accounts of one source; `facts` gives them, if they balance."""
 
-    def __init__(self, source):
+    def __init__(self, source, filters: tuple[str, ...] = ()):
         self.licence, self.origin = source.licence, source.origin
         self.read = self.bytes = 0
-        self.rejected: dict[str, Counter] = {step: Counter() for step in STEPS}
+        self.rejected: dict[str, Counter] = {step: Counter() for step in (*STEPS, *filters)}
         self.kept: Counter = Counter(train=0, heldout=0)
 
     def count(self, split: str, num_bytes: int) -> None:

@@ -1,8 +1,10 @@
 """`llmkit data collect`: sources to one directory of clean, deduplicated, split and accounted-for records.
 
-    source.records() -> read -> clean -> dedup -> split by hash -> train.jsonl, heldout.jsonl, heldout.txt
-                          \\       \\       \\
-                           `-------`-------`--> rejected.jsonl {id, source, reason, excerpt}
+    source.records() -> read -> clean -> dedup -> steps -> split by hash -> train.jsonl, heldout.jsonl/.txt
+                          \\       \\       \\        \\
+                           `-------`-------`--------`--> rejected.jsonl {id, source, reason, excerpt}
+
+A step is a filter of llmkit/data/filters: `judge(text) -> (text, None)`, changed or not, or `(text, reason)`.
 
 Nothing is dropped silently: of every source and step, in = kept + rejected. One record is in memory at a
 time, plus 16 bytes of hash for each one kept, so the size of the input does not matter.
@@ -14,12 +16,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from llmkit import config, registry
-from llmkit.config import Section
+from llmkit.config import Component, Section
 from llmkit.data import shapes, split
 from llmkit.data.book import Book
 from llmkit.data.dedup import Seen
@@ -43,6 +45,12 @@ class Collect(Section):
     dedup: bool = Field(
         True, description="keep only the first of records that differ in case and spaces alone"
     )
+    steps: list[Annotated[Section, Component("filter")]] = Field(
+        [], description="filters of documents in the order in which they are applied: [{name: ...}, ...]"
+    )
+    keep_rejected: bool = Field(
+        False, description="keep what is rejected whole, in rejected/REASON.jsonl, not only an excerpt"
+    )
     max_bytes: int | None = Field(
         None, description="stop a source after this many bytes of text are kept", gt=0
     )
@@ -50,7 +58,8 @@ class Collect(Section):
     def inputs(self) -> dict[str, str]:
         """The user's own files and folders: when they change, what was collected from them is out of date."""
         read = {label: getattr(source.settings, "path", None) for label, source in _sources(self).items()}
-        return {label: path for label, path in read.items() if path}
+        against = {path: path for step in self.steps for path in getattr(step, "against", [])}
+        return {label: path for label, path in read.items() if path} | against
 
 
 def work(settings: Collect, out: Path) -> dict[str, Any]:
@@ -60,7 +69,8 @@ def work(settings: Collect, out: Path) -> dict[str, Any]:
     """
     out = Path(out)
     sources = _sources(settings)
-    books = {label: Book(source) for label, source in sources.items()}
+    filters = _filters(settings)
+    books = {label: Book(source, tuple(filters)) for label, source in sources.items()}
     seen = Seen()
     with ExitStack() as stack:
         files = {
@@ -69,15 +79,30 @@ def work(settings: Collect, out: Path) -> dict[str, Any]:
         }
         for label, source in sources.items():
             book = books[label]
-            for record, reason in watched(_judged(source, settings, seen, book), label, book):
+            for record, reason in watched(_judged(source, settings, seen, filters, book), label, book):
                 _write(files, settings, book, {"source": label, **record}, reason)
+                if reason and settings.keep_rejected:
+                    _keep(out, {"source": label, **record}, reason)
                 if settings.max_bytes and book.bytes >= settings.max_bytes:
                     break
             book.check(label)
     _fill_empty_split(out, settings, books)
     if settings.kind == "documents":
         _write_text(out)
-    return _result(out, books)
+    found = {name: dict(step.counts) for name, step in filters.items() if getattr(step, "counts", None)}
+    return {**_result(out, books), "found": found}
+
+
+def _filters(settings: Collect) -> dict[str, Any]:
+    """{name: filter} of the `steps`, in order; a name that comes again gets a number."""
+    if settings.steps and settings.kind != "documents":
+        raise ConfigError(f"steps: filters judge documents, not {settings.kind}; leave them out")
+    filters: dict[str, Any] = {}
+    for step in settings.steps:
+        again = sum(known.split("#")[0] == step.name for known in filters)
+        made = registry.find("filter", step.name)(step)
+        filters[f"{step.name}#{again + 1}" if again else step.name] = made
+    return filters
 
 
 def _sources(settings: Collect) -> dict[str, Any]:
@@ -113,7 +138,9 @@ def _source(entry: str | dict[str, Any], kind: str):
     return str(entry.get("path", entry["name"])), source
 
 
-def _judged(source, settings: Collect, seen: Seen, book: Book) -> Iterator[tuple[dict[str, Any], str | None]]:
+def _judged(
+    source, settings: Collect, seen: Seen, filters: dict[str, Any], book: Book
+) -> Iterator[tuple[dict[str, Any], str | None]]:
     """Every record of `source`, tidied, with the reason why it is rejected or None; `book` keeps count."""
     for record in source.records():
         book.read += 1
@@ -124,6 +151,14 @@ def _judged(source, settings: Collect, seen: Seen, book: Book) -> Iterator[tuple
             record, reason = shapes.tidy(settings.kind, record)
         if not reason and settings.dedup and shapes.content(settings.kind, record) in seen:
             step, reason = "dedup", "duplicate"
+        for name, filter in filters.items():
+            if reason:
+                break
+            step = name
+            text, reason = filter.judge(record["text"])
+            if not reason and not text.strip():
+                reason = "empty"
+            record = {**record, "text": text}
         if reason:
             book.rejected[step][reason] += 1
         yield record, reason
@@ -142,6 +177,14 @@ def _write(files: dict, settings: Collect, book: Book, record: dict, reason: str
     book.count(side, len(shapes.content(settings.kind, record).encode()))
     ordered = {"id": record["id"], **record}
     files[side].write(json.dumps(ordered, ensure_ascii=False) + "\n")
+
+
+def _keep(out: Path, record: dict, reason: str) -> None:
+    """Append a rejected record to the file of its reason. In ASCII: it may not be writable otherwise."""
+    folder = out / "rejected"
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{reason}.jsonl").open("a", encoding="ascii") as file:
+        file.write(json.dumps(record, default=str) + "\n")
 
 
 def _fill_empty_split(out: Path, settings: Collect, books: dict[str, Book]) -> None:
