@@ -142,6 +142,16 @@ class Layer(nn.Module):
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
+def wider(settings) -> float:
+    """How much wider a net is than the one that its settings were tuned on; 1 without muP."""
+    return settings.width / settings.mup_width if settings.mup_width else 1.0
+
+
+def grows(name: str) -> bool:
+    """Whether a parameter is a matrix whose both sides grow with the width: what muP is about."""
+    return name.endswith("_proj.weight") or name == "lm_head.dense.weight"
+
+
 def at_labels(hidden: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor], none: int) -> Tensor:
     """`loss(hidden, labels)` -> (n,) of the positions with a label, put back in place: (B, T), 0 elsewhere.
 
