@@ -27,7 +27,7 @@ from llmkit.errors import ConfigError
 from llmkit.models import masks, recompute
 from llmkit.models.blocks import RMSNorm, fill_normal, positions, sinusoids
 from llmkit.models.crossentropy import linear_cross_entropy
-from llmkit.models.layer import Layer, Shape
+from llmkit.models.layer import Layer, Shape, grows, wider
 from llmkit.models.past import Past
 from llmkit.registry import register
 
@@ -68,6 +68,12 @@ class Settings(Section):
     )
     init_scale: float = Field(
         1.0, description="multiplies the standard deviation of the initial weights", gt=0
+    )
+    mup_width: int | None = Field(
+        None,
+        description="muP: the width at which lr and init_scale were tuned; they carry over to this one. "
+        "None = off. Scale heads, not their width",
+        gt=0,
     )
     dropout: float = Field(
         0.0, description="probability, on embeddings and every sublayer's output", ge=0, lt=1
@@ -112,6 +118,10 @@ class Settings(Section):
             )
         if self.style == "transformer" and self.width % 2:
             raise ValueError(f"width={self.width} is odd, sinusoidal positions come in pairs; make it even")
+        if self.style == "transformer" and self.mup_width:
+            raise ValueError(
+                "mup_width: the embedding of style=transformer grows as it is read; take t5 or bart"
+            )
         if self.scale_output and not (self.style == "t5" and self.tie):
             raise ValueError(
                 "scale_output=true: only a t5 with tie=true divides its hidden states; leave it out"
@@ -245,13 +255,15 @@ class EncDec(nn.Module):
             nn.init.zeros_(p)
         elif p.ndim == 1:
             nn.init.ones_(p)
+        elif name == "lm_head.weight" and self.settings.mup_width:  # Yang et al. (2022), section D.2
+            nn.init.zeros_(p)
         else:
             fill_normal(p, self.settings.init_scale * self._std(name, *p.shape), generator)
 
     def _std(self, name: str, rows: int, columns: int) -> float:
         s = self.settings
         if s.style == "bart":
-            return 0.02
+            return 0.02 * (wider(s) ** -0.5 if grows(name) else 1.0)  # muP (ibid., table 8); t5 has it anyway
         if s.style == "transformer":  # Glorot & Bengio (2010); embeddings are scaled up where they are read
             return s.width**-0.5 if name == "embed_tokens.weight" else (2 / (rows + columns)) ** 0.5
         if name == "embed_tokens.weight":
@@ -259,6 +271,10 @@ class EncDec(nn.Module):
         if name.endswith("embed_distances.weight"):
             return s.width**-0.5
         return columns**-0.5 * (s.head_dim**-0.5 if name.endswith("q_proj.weight") else 1.0)
+
+    def lr_scale(self, name: str) -> float:
+        """muP for Adam (Yang et al. 2022, table 8): matrices that grow learn 1 / width as fast."""
+        return 1 / wider(self.settings) if grows(name) else 1.0
 
     def encode(self, source: Tensor, source_segments: Tensor | None = None) -> Tensor:
         """What the decoder looks at: source (B, S) -> (B, S, D). None = one document per row."""
@@ -294,8 +310,13 @@ class EncDec(nn.Module):
         return F.linear(self._scaled(hidden), self.output_weight, self.lm_head.bias)
 
     def _scaled(self, hidden: Tensor) -> Tensor:
-        """T5's embedding is large: what is compared with it as the output matrix is made small."""
-        return hidden * self.settings.width**-0.5 if self.settings.scale_output else hidden
+        return hidden if self.output_scale == 1.0 else hidden * self.output_scale
+
+    @property
+    def output_scale(self) -> float:
+        """What hidden states are multiplied by before the output: T5's 1 / sqrt(D), muP's 1 / width."""
+        s = self.settings
+        return (s.width * wider(s)) ** -0.5 if s.scale_output else 1 / wider(s)
 
     @property
     def output_weight(self) -> Tensor:

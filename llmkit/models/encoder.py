@@ -24,7 +24,7 @@ from llmkit.errors import ConfigError
 from llmkit.models import masks, recompute
 from llmkit.models.blocks import fill_normal, positions, rope
 from llmkit.models.crossentropy import IGNORED, linear_cross_entropy
-from llmkit.models.layer import Layer, Shape, at_labels
+from llmkit.models.layer import Layer, Shape, at_labels, grows, wider
 from llmkit.registry import register
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -58,6 +58,12 @@ class Settings(Section):
     norm_eps: float | None = Field(None, description="epsilon of LayerNorm; None = 1e-12 (bert), 1e-5", gt=0)
     tie: bool = Field(True, description="use the embedding as the output matrix too")
     init_std: float = Field(0.02, description="standard deviation of the initial weights", gt=0)
+    mup_width: int | None = Field(
+        None,
+        description="muP: the width at which lr and init_std were tuned; they carry over to this one. "
+        "None = off. Scale heads, not their width",
+        gt=0,
+    )
     dropout: float = Field(
         0.0, description="probability, on embeddings and every sublayer's output", ge=0, lt=1
     )
@@ -110,6 +116,7 @@ class MaskedHead(nn.Module):
     def __init__(self, s: Settings):
         super().__init__()
         bias = s.style == "bert"
+        self.wider = wider(s)
         self.dense = nn.Linear(s.width, s.width, bias=bias)
         self.norm = nn.LayerNorm(s.width, s.norm_eps, bias=bias)
         self.weight = None if s.tie else nn.Parameter(torch.empty(s.vocab_size, s.width))
@@ -117,7 +124,7 @@ class MaskedHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., D), ready for the output matrix."""
-        return self.norm(F.gelu(self.dense(hidden)))
+        return self.norm(F.gelu(self.dense(hidden))) / self.wider
 
 
 @register("model", "encoder")
@@ -148,15 +155,26 @@ class Encoder(nn.Module):
         self._compiled: list | None = None
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
-        """Norms 1, biases 0, matrices N(0, init_std); modernbert's residual outputs less by depth."""
+        """Norms 1, biases 0, matrices N(0, init_std); modernbert's residual outputs less by depth.
+
+        Under muP matrices that grow have a variance that falls with the width, and an output matrix of its
+        own begins with 0 (Yang et al. 2022, table 8 and section D.2).
+        """
         s = self.settings
         residual = s.style == "modernbert" and name.endswith(("o_proj.weight", "down_proj.weight"))
         if name.endswith("bias"):
             nn.init.zeros_(p)
         elif p.ndim == 1:
             nn.init.ones_(p)
+        elif name == "lm_head.weight" and s.mup_width:
+            nn.init.zeros_(p)
         else:
-            fill_normal(p, s.init_std / (2 * s.layers) ** 0.5 if residual else s.init_std, generator)
+            std = s.init_std * (wider(s) ** -0.5 if grows(name) else 1.0)
+            fill_normal(p, std / (2 * s.layers) ** 0.5 if residual else std, generator)
+
+    def lr_scale(self, name: str) -> float:
+        """muP for Adam (Yang et al. 2022, table 8): matrices that grow learn 1 / width as fast."""
+        return 1 / wider(self.settings) if grows(name) else 1.0
 
     def hidden(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """Last hidden states: tokens (B, T) -> (B, T, D).

@@ -62,7 +62,10 @@ class Bart:
 
         Where the output matrix is not tied, transformers ties nothing: each side's embedding is a copy then.
         """
+        last = f"decoder.layers.{net.settings.decoder_layers - 1}.mlp_norm."
         for name, p in net.named_parameters():
+            if net.settings.mup_width and name.startswith(last):  # muP's factor goes into the last norm
+                p = p * net.output_scale
             yield NAMES.theirs(name), p.view(1, -1) if name == "lm_head.bias" else p
         if not net.settings.tie:
             for side in ("encoder", "decoder"):

@@ -51,8 +51,8 @@ class Bert:
     @staticmethod
     def give(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the export: (their name, tensor). The bias has two names, tied like the matrix."""
-        for name, p in net.named_parameters():
-            yield NAMES.theirs(name), p
+        for name, p in net.named_parameters():  # muP's factor goes into the norm before the output matrix
+            yield NAMES.theirs(name), p / net.lm_head.wider if name.startswith("lm_head.norm.") else p
         if not net.settings.tie:
             yield "cls.predictions.decoder.bias", net.lm_head.bias.detach().clone()
 

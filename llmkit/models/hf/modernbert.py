@@ -53,8 +53,8 @@ class ModernBert:
         """Every tensor of the export: (their name, tensor)."""
         inside = {part for parts in FUSED.values() for part in parts}
         for name, p in net.named_parameters():
-            if name.split(".", 2)[-1] not in inside:
-                yield NAMES.theirs(name), p
+            if name.split(".", 2)[-1] not in inside:  # muP's factor goes into the norm before the output
+                yield NAMES.theirs(name), p / net.lm_head.wider if name == "lm_head.norm.weight" else p
         for i, layer in enumerate(net.layers):
             for theirs, parts in FUSED.items():
                 yield f"model.layers.{i}.{theirs}", torch.cat([layer.get_parameter(part) for part in parts])

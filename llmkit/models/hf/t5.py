@@ -62,8 +62,11 @@ class T5:
     @staticmethod
     def give(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the export: (their name, tensor)."""
-        for name, p in net.named_parameters():
-            yield TABLE.theirs(name), p
+        s = net.settings
+        theirs = s.width**-0.5 if s.scale_output else 1.0
+        for name, p in net.named_parameters():  # muP's factor goes into the norm before the output matrix
+            last = s.mup_width and name == "decoder.norm_out.weight"
+            yield TABLE.theirs(name), p * (net.output_scale / theirs) if last else p
         if net.settings.tie and not net.settings.scale_output:
             yield "lm_head.weight", net.embed_tokens.weight.detach().clone()
 

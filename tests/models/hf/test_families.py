@@ -164,6 +164,13 @@ def test_every_family_is_proved_equal_tied_and_untied(tmp_path, tokenizer_dir, h
     )
 
 
+@pytest.mark.parametrize("name", ["bert", "modernbert", "t5", "bart"])
+def test_the_factor_of_mup_goes_into_a_norm(tmp_path, tokenizer_dir, heldout, name):
+    net = wild(MAKE[name](mup_width=16, tie=True))
+    figures = compare(tmp_path, *build(tmp_path, net, tokenizer_dir, heldout))
+    assert figures["max_abs_logit_diff"] <= 5e-5
+
+
 def test_the_gate_proves_an_encoder_decoder_in_a_process_of_its_own(tmp_path, tokenizer_dir, heldout):
     figures = export.publish(
         wild(MAKE["t5"]()), Tokenizer.load(tokenizer_dir), tmp_path, Export(ckpt="-"), heldout
