@@ -247,6 +247,11 @@ def _fits(model, dataset) -> None:
             raise ConfigError(
                 f"model.{key}: {mine}, but the images have {theirs}; leave it out, or change data.{key}"
             )
+    start, read = getattr(model, "start", None), getattr(dataset, "start", None)
+    if start and read and start != read:
+        raise ConfigError(
+            f"model.start: {start}, but the data's decoder reads {read} first; set model.start={read}"
+        )
     context, seq_len = getattr(model, "context", None), getattr(dataset, "seq_len", None)
     if context and seq_len and seq_len > context:
         raise ConfigError(

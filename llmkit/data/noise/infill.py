@@ -41,6 +41,7 @@ class Infill:
         permute: bool = Field(True, description="put the sentences of the source in a random order first")
 
     extra: dict[str, int] = {}
+    start = "eos"
     shortest = 2
     counts_bytes = False
 

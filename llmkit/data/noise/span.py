@@ -59,6 +59,7 @@ class Span:
         )
 
     extra = {"spans": 0}
+    start = "pad"
     shortest = 2
     counts_bytes = False
 
@@ -69,7 +70,7 @@ class Span:
         while self.size(self.longest)[1] > self.sides["tokens"]:
             self.longest -= 1
         where = "data.noise"
-        self._start, self._eos = (special.marker(tokenizer, which, where) for which in ("pad", "eos"))
+        self._start, self._eos = (special.marker(tokenizer, which, where) for which in (self.start, "eos"))
         self._sentinels = np.array(special.sentinels(tokenizer, self._lengths(self.longest)[1], where))
 
     def _lengths(self, n: int) -> tuple[int, int]:

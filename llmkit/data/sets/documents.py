@@ -12,6 +12,7 @@ A noise (llmkit/data/noise) is a class with `Settings`; built from (settings, to
     longest        the tokens of the longest piece that fits; shortest: fewer are of no use
     size(n)        the most positions that a piece of n tokens takes, on each side
     extra          what padding holds under each key that it makes beside tokens, labels and source
+    start          of two sides: the piece that the decoder reads first, "pad" or "eos", as the net must
     (ids, before, draws)  -> the piece's arrays; `before` is the token in front of it, or BOS
 """
 
@@ -65,6 +66,7 @@ class Documents:
         self.noise = registry.find("noise", settings.noise.name)(
             settings.noise, corpus.tokenizer, settings.seq_len
         )
+        self.start: str | None = getattr(self.noise, "start", None)
         self._seed = seed if split == "train" else 0  # held-out rows are noised alike in every run
         self._piece_bytes = corpus.tokenizer.piece_bytes() if self.noise.counts_bytes else None
         self._starts, self._lengths = _pieces(corpus, self.noise.longest, self.noise.shortest)

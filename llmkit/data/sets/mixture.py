@@ -74,6 +74,7 @@ class Mixture:
         _alike(self.parts)
         first = next(iter(self.parts.values()))
         self.seq_len, self.vocab_size = first.seq_len, first.vocab_size
+        self.start = getattr(first, "start", None)
         self.tokenizer_dir = first.tokenizer_dir
         self.fingerprint = manifest.digest([part.fingerprint for part in self.parts.values()])
         sizes = [len(part) for part in self.parts.values()]

@@ -96,6 +96,20 @@ def test_rows_longer_than_the_context_are_refused_before_any_data_is_read(mixed)
         config.resolve(TrainRecipe, tree)
 
 
+def test_a_net_that_would_generate_from_another_piece_than_it_learned_from_is_refused(
+    special_shards,  # noqa: F811
+    tmp_path,
+):
+    tree = {
+        "run": {"steps": 1, "out": str(tmp_path)},
+        "model": {**T5, "style": "transformer"},
+        "objective": {"name": "denoise"},
+        "data": {"name": "documents", "shards": special_shards, "seq_len": 48, "noise": {"name": "infill"}},
+    }
+    with pytest.raises(ConfigError, match=r"model.start: pad, .* reads eos first; set model.start=eos"):
+        run.train(config.resolve(TrainRecipe, tree), device="cpu")
+
+
 @pytest.mark.parametrize("noise", RUNS)
 def test_a_run_learns_and_reports(noise, special_shards, tmp_path):  # noqa: F811
     objective, model, settings, figures = RUNS[noise]
