@@ -12,6 +12,7 @@ from pathlib import Path
 
 from llmkit.errors import DataError, ExportRefused
 from llmkit.log import say
+from llmkit.tokenizer import export
 from llmkit.tokenizer.vocabulary import Tokenizer
 
 NASTY = (
@@ -26,7 +27,7 @@ NASTY = (
     "\u0395\u03bb\u03bb\u03b7\u03bd\u03b9\u03ba\u03ac", "\u16a0\u16c7\u16bb", "\U00010330\U00010331",
     "\ufeffbom", "nul\x00inside", "bell\x07", "\u2581", "a\u2581b", "1234567890", "3.14e-10", "-----",
     "=" * 37, "aaaaaaaaaaa", "..........", "https://example.org/a?b=c&d=%20", "<0x41>", "<0x0A>", "<unk>",
-    "\u2585", "\u2047", "\ue000" + "0\ue001",
+    "[UNK]", "\u2585", "\u2047", "\ue000" + "0\ue001",
 )  # fmt: skip
 
 
@@ -38,11 +39,12 @@ def prove(folder: Path, data: Path | None = None, lines: int = 1000) -> dict[str
     """
     ours = Tokenizer.load(folder)
     theirs = _auto(folder)
+    frame = export.frame(folder)
     literal = [text for name in ours.specials for text in (name, f"a {name} b", f"{name}{name}\n")]
     strings = [*NASTY, *literal]
     held = list(islice(_lines(data), lines)) if data else []
     for text in chain(strings, held):
-        if difference := _difference(ours, theirs, text):
+        if difference := _difference(ours, theirs, text, frame):
             raise ExportRefused(
                 f"{folder}: the Hugging Face tokenizer differs on {text[:80]!r}: {difference}"
             )
@@ -60,10 +62,11 @@ def show(folder: Path, text: Path | None = None) -> None:
     say(f"{folder}: the same ids on {proof['lines']} lines and {proof['strings']} difficult strings")
 
 
-def _difference(ours: Tokenizer, theirs, text: str) -> str | None:
-    """What differs between the two encodings of `text`, BOS included; None if nothing."""
-    mine = [ours.bos, *ours.encode(text)]
-    spelled = any(name in text for name in [*ours.specials, "<unk>"])
+def _difference(ours: Tokenizer, theirs, text: str, frame: tuple[list[int], list[int]]) -> str | None:
+    """What differs between the two encodings of `text`, frame included; None if nothing."""
+    before, after = frame
+    mine = [*before, *ours.encode(text), *after]
+    spelled = any(name in text for name in [*ours.specials, "<unk>", "[UNK]"])
     other = theirs(text, split_special_tokens=spelled)["input_ids"]
     if mine == other:
         return None

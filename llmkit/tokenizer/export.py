@@ -13,6 +13,7 @@ from pathlib import Path
 from sentencepiece import sentencepiece_model_pb2 as protobuf
 
 from llmkit.errors import DataError
+from llmkit.tokenizer import layout
 from llmkit.tokenizer.vocabulary import SPACE
 
 KIND = protobuf.ModelProto.SentencePiece.Type
@@ -40,6 +41,13 @@ def copy(folder: str | Path, out: str | Path) -> None:
             shutil.copyfile(folder / name, out / name)
 
 
+def frame(folder: Path) -> tuple[list[int], list[int]]:
+    """The ids that the export puts before and after a text."""
+    model = protobuf.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
+    shape = layout.of(model.trainer_spec)
+    return [shape.ids[role] for role in shape.before], [shape.ids[role] for role in shape.after]
+
+
 def converted(model: protobuf.ModelProto):
     """A `tokenizers.Tokenizer` that gives the ids which SentencePiece gives with `model`."""
     from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
@@ -53,11 +61,21 @@ def converted(model: protobuf.ModelProto):
     tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
     plain = [p.piece for p in model.pieces if p.type == KIND.USER_DEFINED]
     tokenizer.add_tokens([AddedToken(text, normalized=SPACE in text, special=False) for text in plain])
-    bos = model.trainer_spec.bos_piece
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, model.trainer_spec.bos_id)]
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(**_frame(layout.of(model.trainer_spec)))
     return tokenizer
+
+
+def _frame(shape: layout.Layout) -> dict:
+    """What TemplateProcessing takes. Of a pair, BERT frames the second text by its end alone."""
+    before = [shape.pieces[role] for role in shape.before]
+    after = [shape.pieces[role] for role in shape.after]
+    again = [] if after else before
+    second = [f"{piece}:1" for piece in again] + ["$B:1"] + [f"{piece}:1" for piece in after]
+    return {
+        "single": [*before, "$A", *after],
+        "pair": [*before, "$A", *after, *second],
+        "special_tokens": [(shape.pieces[role], shape.ids[role]) for role in (*shape.before, *shape.after)],
+    }
 
 
 def _bpe(model: protobuf.ModelProto):
@@ -82,13 +100,18 @@ def _config(model: protobuf.ModelProto) -> dict:
     spec = model.trainer_spec
     named = {"bos_token": spec.bos_piece, "eos_token": spec.eos_piece, "pad_token": spec.pad_piece}
     named["unk_token"] = spec.unk_piece
+    shape = layout.of(spec)
+    if shape == layout.LAYOUTS["bert"]:
+        named |= {"cls_token": spec.bos_piece, "sep_token": spec.eos_piece}
+        if any(p.piece == "[MASK]" for p in model.pieces):
+            named["mask_token"] = "[MASK]"
     others = [p.piece for p in model.pieces if p.type == KIND.CONTROL and p.piece not in named.values()]
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **named,
         "additional_special_tokens": others,  # 4 fails on the newer name of 5
-        "add_bos_token": True,
-        "add_eos_token": False,
+        "add_bos_token": "bos" in shape.before,
+        "add_eos_token": "eos" in shape.after,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],

@@ -22,6 +22,7 @@ from llmkit import config
 from llmkit.config import Field, Section
 from llmkit.errors import ConfigError, DataError
 from llmkit.tokenizer import chat, check, export
+from llmkit.tokenizer.layout import LAYOUTS
 from llmkit.tokenizer.vocabulary import SPACE, Tokenizer
 
 LINE_BYTES = 4096
@@ -37,6 +38,9 @@ class TokenizerSpec(Section):
 
     data: str = Field(description="directory made by `data collect` (kind: documents)")
     model: Literal["bpe"] = Field("bpe", description="bpe: byte-pair merges, for decoders")
+    layout: Literal["llama", "t5", "bert"] = Field(
+        "llama", description="spelling and ids of pad, unk, bos and eos, and what frames a text on export"
+    )
     vocab_size: int = Field(
         4096, description="pieces, control tokens and 256 bytes included", ge=300, le=1_000_000
     )
@@ -77,7 +81,7 @@ def work(settings: TokenizerSpec, out: Path) -> dict:
     out = Path(out)
     lines = Lines(Path(settings.data), settings.train_bytes)
     sentinels = [f"<extra_id_{i}>" for i in range(settings.sentinels)]
-    control = dict.fromkeys([*chat.markers(template), *settings.markers, *sentinels])
+    control = dict.fromkeys([*settings.markers, *chat.markers(template), *sentinels])
     proto = _train(settings, lines, list(control))
     if lines.lost > MAX_LOST_FRAC * lines.bytes:
         raise DataError(
@@ -163,6 +167,7 @@ def chunks(text: str) -> Iterator[str]:
 
 def _train(settings: TokenizerSpec, lines: Lines, control: list[str]) -> bytes:
     proto = io.BytesIO()
+    layout = LAYOUTS[settings.layout]
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
@@ -180,10 +185,14 @@ def _train(settings: TokenizerSpec, lines: Lines, control: list[str]) -> bytes:
             allow_whitespace_only_pieces=True,
             add_dummy_prefix=False,
             max_sentence_length=1 << 20,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=3,
+            unk_id=layout.ids["unk"],
+            bos_id=layout.ids["bos"],
+            eos_id=layout.ids["eos"],
+            pad_id=layout.ids["pad"],
+            unk_piece=layout.pieces["unk"],
+            bos_piece=layout.pieces["bos"],
+            eos_piece=layout.pieces["eos"],
+            pad_piece=layout.pieces["pad"],
             num_threads=1,
             minloglevel=2,
         )

@@ -112,7 +112,7 @@ def test_more_text_than_asked_for_is_sampled_by_document(tmp_path):
 
 
 def test_every_spec_in_the_house_is_valid(monkeypatch):
-    for name in ("llama_4k", "llama_8k", "own_text"):
+    for name in ("llama_4k", "llama_8k", "own_text", "t5_8k", "bert_8k"):
         spec = config.load(TokenizerSpec, name, {"data": "somewhere"}, folder="tokenizer")
         assert spec.chat == "plain"
 

@@ -178,7 +178,7 @@ def text_cases(tokenizer: Tokenizer, heldout: str | None) -> dict:
     return {
         "lines": len(lines),
         "texts": texts,
-        "literal": [any(name in text for name in (*tokenizer.specials, "<unk>")) for text in texts],
+        "literal": [any(name in text for name in (*tokenizer.specials, "<unk>", "[UNK]")) for text in texts],
         "ids": ids,
         "decoded": [tokenizer.decode(some) for some in ids],
         "chats": chats(tokenizer),
