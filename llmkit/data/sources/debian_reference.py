@@ -1,5 +1,6 @@
 """The Debian Reference: a handbook of a GNU/Linux system."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -32,5 +33,5 @@ class DebianReference:
         """The plain text, cut at its chapters."""
         member = "./usr/share/debian-reference/debian-reference.en.txt.gz"
         text = fetch.gunzip(fetch.read(PACKAGE, member)).decode()
-        for number, chapter in enumerate(text.split("\nChapter ")):
+        for number, chapter in enumerate(re.split(r"\n(?=\s*Chapter[ \u00a0]\d+\.)", text)):
             yield {"id": f"debian-reference-{number}", "text": chapter}

@@ -28,7 +28,7 @@ LICENCES = {"gcide": "GPL-2.0-or-later", "foldoc": "GFDL-1.1-or-later"}
 
 @register("source", "dictionary")
 class Dictionary:
-    """About `part_bytes` of neighbouring entries a document, cut between entries."""
+    """About `part_bytes` of neighbouring entries a document, cut at blank lines."""
 
     class Settings(Section):
         name: Literal["dictionary"] = "dictionary"

@@ -1,4 +1,4 @@
-"""A user's own text: one file, or a folder of .txt, .md, .jsonl (also .gz, .zst) and .parquet files."""
+"""A user's own text: a file, or a folder of .txt, .md, .jsonl, .html, .parquet, .epub and .warc."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,14 +7,16 @@ from typing import Any, Literal
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data import readers, shapes
+from llmkit.data import extract, readers, shapes
 from llmkit.errors import DataError
 from llmkit.log import warn
 from llmkit.registry import register
 
-SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
+WEB = {".html": extract.html_file, ".htm": extract.html_file, ".epub": extract.epub}
+WEB |= {".warc": extract.warc, ".wet": extract.warc}
+SUFFIXES = (".txt", ".md", ".jsonl", ".parquet", *WEB)
 PACKED = (".gz", ".zst")
-WANTED = ".txt, .md, .jsonl (each also .gz or .zst) or .parquet"
+WANTED = ".txt, .md, .jsonl, .html (each also .gz or .zst), .parquet, .epub, .warc or .wet"
 
 
 @register("source", "files")
@@ -54,6 +56,9 @@ class Files:
         format = suffix(path)
         if format in (".txt", ".md"):
             yield from readers.text_parts(path, name, self.settings.part_bytes)
+            return
+        if format in WEB:
+            yield from WEB[format](path, name)
             return
         rows = (
             readers.json_lines(path, name)

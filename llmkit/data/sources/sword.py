@@ -33,10 +33,13 @@ PACKAGES = {
         "bcbfad701c5c4a061475b58309cebc42755a59e87478c8355227c5e046412b3f",
     ),
 }
+ENTRY = {"bz": "<IIH", "cz": "<III"}
+"""An entry of .bzv (zText) and .czv (zCom4): block, start, length."""
 _NOTE = re.compile(r"<note\b.*?</note>", re.DOTALL)
 _BREAK = re.compile(r"<(?:br|p|lb|lg|l|CM)\b[^>]*>|</(?:p|div|l|lg)>")
 _TAG = re.compile(r"<[^>]*>")
 _SPACES = re.compile(r"[ \t]+")
+_LOOSE = re.compile(r" (?=[,.;:!?)\u201d])|(?<=[(\u201c]) ")
 
 
 @register("source", "sword")
@@ -76,7 +79,7 @@ def verses(files: dict[str, bytes], part: str) -> Iterator[str]:
     for stem in kinds.values():
         blocks = list(struct.iter_unpack("<III", files[f"{stem}s"]))
         packed, plain, before = files[f"{stem}z"], {}, None
-        for block, start, length in struct.iter_unpack("<IIH", files[f"{stem}v"]):
+        for block, start, length in struct.iter_unpack(ENTRY[stem[-2:]], files[f"{stem}v"]):
             if not length or (block, start, length) == before:
                 continue
             before = block, start, length
@@ -101,4 +104,6 @@ def bare(verse: bytes) -> str:
     except UnicodeDecodeError:
         text = verse.decode("cp1252", "replace")
     text = _TAG.sub(" ", _BREAK.sub("\n", _NOTE.sub("", text)))
-    return "\n".join(filter(None, (_SPACES.sub(" ", line).strip() for line in text.split("\n"))))
+    return "\n".join(
+        filter(None, (_LOOSE.sub("", _SPACES.sub(" ", line)).strip() for line in text.split("\n")))
+    )

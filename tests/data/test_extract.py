@@ -1,0 +1,92 @@
+"""Pages, books and crawls as text: what a reader would see; hostile ones counted, in little time."""
+
+import gzip
+import time
+import zipfile
+
+import pytest
+
+from llmkit.data import extract
+from llmkit.data.sources.files import Files
+
+PAGE = b"<html><head><script>alert(1)</script></head><body><p>Hello <b>you</b>.</p></body></html>"
+
+
+def read(path):
+    return list(Files(Files.Settings(path=str(path))).records())
+
+
+def test_a_page_is_its_text_without_scripts(tmp_path):
+    (tmp_path / "a.html").write_bytes(PAGE)
+    (tmp_path / "b.html.gz").write_bytes(gzip.compress(PAGE))
+    assert [record["text"] for record in read(tmp_path)] == ["Hello you.", "Hello you."]
+
+
+def test_the_charset_that_a_page_is_in_is_found(tmp_path):
+    words = "Fünf Bäche fließen über die Brücke, schöne Grüße. "
+    (tmp_path / "a.html").write_bytes(f"<p>{words * 10}</p>".encode("latin-1"))
+    assert "Grüße" in read(tmp_path)[0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<div " + b" ".join(b"a%d=1" % i for i in range(100_000)) + b">x</div>", "giant_tag"),
+        (b"<div>" * 1_000_000 + b"deep", "too_deep"),
+        (b"<p>" + b"x" * (9 << 20), "too_long"),
+    ],
+)
+def test_a_hostile_page_is_counted_and_not_parsed(content, reason):
+    start = time.process_time()
+    assert extract.page(content, "a")["unreadable"] == reason
+    assert time.process_time() - start < 2
+
+
+def test_text_far_down_is_not_lost(tmp_path):
+    content = b"<div>" * 5_000 + b"deep down" + b"</div>" * 5_000 + b"<p>unclosed <b>and <i>so on"
+    assert "deep down" in extract.page(content, "a")["text"]
+    assert "so on" in extract.page(content, "a")["text"]
+
+
+def test_a_page_packed_two_hundredfold_is_read_to_the_limit_only(tmp_path):
+    (tmp_path / "a.html.gz").write_bytes(gzip.compress(b"<p>" + b" " * (100 << 20)))
+    assert [record["unreadable"] for record in read(tmp_path)] == ["too_long"]
+
+
+def test_a_book_is_its_chapters_in_order_and_nothing_is_unpacked(tmp_path):
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "b.epub", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("OEBPS/two.xhtml", "<p>Second</p>")
+        archive.writestr("OEBPS/one.xhtml", "<p>First</p>")
+        archive.writestr("../../evil.html", "<p>Outside</p>")
+        archive.writestr("cover.png", "x")
+    (tmp_path / "in" / "c.epub").write_bytes(b"not a zip")
+    records = read(tmp_path / "in")
+    assert [r.get("text", r.get("unreadable")) for r in records] == [
+        "Outside",
+        "First",
+        "Second",
+        "broken_file",
+    ]
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_a_crawl_gives_its_pages_with_their_addresses(tmp_path):
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + PAGE
+
+    def record(kind, body, mime):
+        head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: http://example.org/{kind}\r\n"
+        head += f"WARC-Record-ID: <urn:uuid:{kind}>\r\nWARC-Date: 2026-01-01T00:00:00Z\r\n"
+        return (
+            f"{head}Content-Type: {mime}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body + b"\r\n\r\n"
+        )
+
+    crawl = record("response", http, "application/http; msgtype=response")
+    crawl += record("conversion", "Only text, é.".encode(), "text/plain")
+    (tmp_path / "a.warc").write_bytes(crawl)
+    (tmp_path / "b.warc.gz").write_bytes(gzip.compress(crawl))
+    (tmp_path / "c.warc.gz").write_bytes(b"no crawl at all")
+    records = read(tmp_path)
+    assert [r["text"] for r in records if "text" in r] == ["Hello you.", "Only text, é."] * 2
+    assert records[-1]["unreadable"] in ("no_pages", "broken_file")
+    assert records[0]["url"] == "http://example.org/response"
