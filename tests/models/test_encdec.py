@@ -170,9 +170,8 @@ def test_recomputation_changes_no_gradient(recompute):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("style", ["t5", "bart"])
-def test_the_compiled_net_computes_the_same(style):
-    net = small(style, layers=1, decoder_layers=1)
+def test_the_compiled_net_computes_the_same():
+    net = small("t5", layers=1, decoder_layers=1)
     loss, grads = losses_and_gradients(net, True)
     net.compile()
     fast, found = losses_and_gradients(net, True)
