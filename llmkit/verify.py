@@ -60,7 +60,9 @@ def parity(
 ) -> dict[str, Any]:
     """One step in several layouts, compared with the first. RankError if a loss or a gradient departs."""
     tree = config.resolve(TrainRecipe, config.read(recipe), values, options.quick)
-    rows, ranks = tree.batch.rows, max(2, options.ranks)
+    # written out: ranks that are told --quick would put its values above those given here
+    recipe, values = str(_written(tree, out)), {}
+    rows, ranks, options = tree.batch.rows, max(2, options.ranks), replace(options, quick=False)
     fixed = {
         "run.steps": 1, "run.tokens": None, "run.log_every": 1, "run.eval_every": 0, "run.eval_rows": 1,
         "optim.name": "adamw", "optim.ema": 0.0, "parallel.precision": "fp32", "parallel.compile": "off",
@@ -153,6 +155,13 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
         for kind in ("param", "buffer", *reader.kinds(net))
         for name, tensor in reader.whole(net, kind).items()
     }
+
+
+def _written(tree: TrainRecipe, out: Path) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "asked.yaml"
+    file.write_text(config.dump(tree.model_copy(update={"quick": False})))
+    return file
 
 
 def _loss(run: Path) -> float:
