@@ -45,7 +45,7 @@ def test_overrides_are_typed_and_win_over_quick_values():
     assert (
         recipe.model.width
         == TrainRecipe.model_validate(
-            {**TREE, "model": {"name": "decoder"} | dict(recipe.model.quick_values)}
+            {**TREE, "model": {"name": "decoder"} | dict(recipe.model.quick_values), "data": recipe.data}
         ).model.width
     )
     assert recipe.parallel.compile == "off"

@@ -92,9 +92,25 @@ def test_a_fork_bomb_is_contained():
     contained = Contained(Code.Settings(run_s=1.0, timeout_s=20.0))
     try:
         assert contained.scores([(BOMB, {"answer": "1"}), ("print(1)", {"answer": "1"})]) == [0.0, 1.0]
-        assert sum(contained.failures.values()) == 1
+        # whether the last of them is found after the group is killed is a race; that none stays is not
+        assert sum(contained.failures.values()) <= 1
+        assert within(10.0, lambda: not bombs())
     finally:
         contained.close()
+
+
+def bombs() -> list[int]:
+    """Processes that run BOMB and live."""
+    running = psutil.process_iter(["cmdline", "status"])
+    return [p.pid for p in running if BOMB in (p.info["cmdline"] or []) and p.info["status"] != "zombie"]
+
+
+def within(seconds: float, holds) -> bool:
+    """Whether `holds()` becomes true in so many seconds."""
+    until = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < until:
+        time.sleep(0.1)
+    return held
 
 
 def can_unshare() -> bool:

@@ -56,8 +56,8 @@ def given() -> dict[str, torch.Tensor]:
     with torch.no_grad():
         nll = net().nll(rows["tokens"], rows["segments"], rows["labels"])
     for key in ("old_nll", "reference_nll"):
-        noise = 0.4 * torch.randn(nll.shape, generator=keyed(key))
-        rows[key] = nll + noise * (rows["labels"] >= 0)
+        noise = 0.4 * torch.randn(6, SHAPE["context"], generator=keyed(key))  # however wide the rows are
+        rows[key] = nll + noise[:, : nll.shape[1]] * (rows["labels"] >= 0)
     rows["reward"] = torch.tensor([1.0, 0.0, 0.2, 0.5, 0.9, 0.1])
     for key in ("valid", "ended"):
         rows[key] = torch.ones(6, dtype=torch.bool)
