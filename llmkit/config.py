@@ -190,16 +190,21 @@ def _put(tree: Any, path: list[str], value: Any, key: str) -> dict:
 S = TypeVar("S", bound=Section)
 
 
+APPLIED = "applied"
+Quick = bool | Literal["applied"]
+
+
 def resolve(
     model: type[S], tree: dict, assignments: Sequence[str] | dict[str, Any] = (), quick: bool = False
 ) -> S:
     """`tree` as a `model`: quick values first, then overrides (which win), then strict validation.
 
+    What comes out says `quick: applied`: resolved again, by a rank that was handed it, it stays as it is.
     Raises ConfigError with the dotted key, the value, the rule, and the nearest valid key.
     """
     changed = override(tree, assignments)
-    if quick or changed.get("quick"):
-        tree = override(_quick(model, {**changed, "quick": True}), assignments)
+    if (quick or changed.get("quick")) and changed.get("quick") != APPLIED:
+        tree = {**override(_quick(model, changed), assignments), "quick": APPLIED}
     else:
         tree = changed
     if "quick" not in model.model_fields:

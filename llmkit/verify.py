@@ -160,7 +160,7 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
 def _written(tree: TrainRecipe, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     file = out / "asked.yaml"
-    file.write_text(config.dump(tree.model_copy(update={"quick": False})))
+    file.write_text(config.dump(tree))
     return file
 
 

@@ -51,6 +51,13 @@ def test_overrides_are_typed_and_win_over_quick_values():
     assert recipe.parallel.compile == "off"
 
 
+def test_a_resolved_recipe_stays_as_it_is_when_a_rank_resolves_it_again():
+    once = config.resolve(TrainRecipe, TREE, ["run.steps=7"], quick=True)
+    again = config.resolve(TrainRecipe, config.parse_yaml(config.dump(once), "asked"), quick=True)
+    assert again == once
+    assert again.run.steps == 7
+
+
 def test_quick_reaches_sections_that_the_recipe_leaves_out():
     assert config.resolve(TrainRecipe, TREE, quick=True).batch.rows == 4
     assert config.resolve(TrainRecipe, TREE).batch.rows == 16

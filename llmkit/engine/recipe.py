@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from llmkit.config import Component, Field, Section
+from llmkit.config import Component, Field, Quick, Section
 from llmkit.engine.schedule import Schedule
 
 
@@ -133,7 +133,7 @@ class Parallel(Section):
 class TrainRecipe(Section):
     """Everything that a run depends on."""
 
-    quick: bool = Field(False, description="a smoke run: few steps, tiny nets, no compile")
+    quick: Quick = Field(False, description="a smoke run: few steps, tiny nets, no compile")
     run: Run = Run()
     init: str | None = Field(None, description="checkpoint, run or Hugging Face directory to start from")
     model: Annotated[Section, Component("model")] | None = Field(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llmkit import manifest, registry
-from llmkit.config import Component, Section
+from llmkit.config import Component, Quick, Section
 from llmkit.errors import CheckpointError, ConfigError
 
 FOLDERS = ("data", "before", "reference")
@@ -22,7 +22,7 @@ FOLDERS = ("data", "before", "reference")
 class Suite(Section):
     """What to measure, and on what."""
 
-    quick: bool = Field(False, description="a smoke evaluation: few samples of everything")
+    quick: Quick = Field(False, description="a smoke evaluation: few samples of everything")
     ckpt: str = Field(description="run directory, checkpoint directory or Hugging Face directory")
     tasks: dict[str, Annotated[Section, Component("metric")]] = Field(
         description="metrics by the label they report under"
