@@ -269,9 +269,10 @@ class Decoder(nn.Module):
     def routed_nll(
         self, tokens: Tensor, segments: Tensor | None, labels: Tensor, *, prefix: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`nll`, and what the routers of a mixture of experts did, as means over the layers; {} without.
+        """`nll`, and what the routers of a mixture of experts did; {} without.
 
-        `balance`: summed over rows; `router_z`: summed over tokens; `load` (E,): choices by expert.
+        `balance`, summed over rows, and `router_z`, summed over tokens, are means over the layers; `load`
+        (layers, E) counts the choices that fell on each expert.
         """
         x, routings = self._stack(tokens, segments, prefix=prefix)
         tail = self._compiled.tail if self._compiled and torch.is_grad_enabled() else self._tail
@@ -279,12 +280,11 @@ class Decoder(nn.Module):
         if not routings:
             return nll, {}
         real = torch.ones_like(tokens, dtype=torch.bool) if segments is None else segments > 0
-        found = {
-            "balance": sum(balance(r, real).sum() for r in routings),
-            "router_z": sum(router_z(r, real) for r in routings),
-            "load": sum(load(r, real) for r in routings),
+        return nll, {
+            "balance": torch.stack([balance(r, real).sum() for r in routings]).mean(),
+            "router_z": torch.stack([router_z(r, real) for r in routings]).mean(),
+            "load": torch.stack([load(r, real) for r in routings]),
         }
-        return nll, {name: value / len(routings) for name, value in found.items()}
 
     def _tail(self, x: Tensor, labels: Tensor) -> Tensor:
         hidden = self._shrunk(self.norm(x))

@@ -64,7 +64,7 @@ class Causal(Objective):
             s = self.settings
             share = share + s.balance * routed["balance"] / total["rows"]
             share = share + s.router_z * routed["router_z"] / total["real"]
-            chosen = {f"load_{e}": n for e, n in enumerate(routed["load"].unbind())}
+            chosen = {f"load_{i}": n for i, n in enumerate(routed["load"].flatten().unbind())}
             seen |= {"balance": routed["balance"].detach(), "router_z": routed["router_z"].detach(), **chosen}
         return share, seen
 
@@ -72,7 +72,8 @@ class Causal(Objective):
         """Nats per token, and bits per byte of the labelled text where the data set counts bytes.
 
         Of a mixture of experts also `balance` (1 = even), `router_z`, and the load of the least and the most
-        used expert, relative to an even one.
+        used expert of any layer, relative to an even one: loads of different layers are not added up, since
+        what is too much in one would make up for what is too little in another.
         """
         figures = {"loss": seen["nll"] / seen["tokens"]}
         if seen.get("bytes"):

@@ -35,3 +35,21 @@ def test_micro_batches_weigh_by_their_tokens_not_equally():
     figures = objective.metrics(phase, {k: float(v) for k, v in add(seen).items()})
     assert math.isclose(figures["loss"], 1.25, rel_tol=1e-6)
     assert math.isclose(figures["bits_per_byte"], 1.25 / 4 / math.log(2), rel_tol=1e-6)
+
+
+class Lopsided(Given):
+    """Two layers of two experts: the first sends everything to one, the second everything to the other."""
+
+    def routed_nll(self, tokens, segments, labels):
+        n = (segments > 0).sum().float()
+        load = torch.stack([torch.stack([n, 0 * n]), torch.stack([0 * n, n])])
+        return self.nll(tokens, segments, labels), {"balance": 2.0 + 0 * n, "router_z": 0 * n, "load": load}
+
+
+def test_an_overloaded_expert_is_not_made_up_for_by_another_layer():
+    objective = Causal(Causal.Settings())
+    (phase,) = objective.phases
+    total = objective.count(phase, batch(1.0, 10))
+    _, seen = objective.loss(phase, {"model": Lopsided()}, batch(1.0, 10), total)
+    figures = objective.metrics(phase, {k: float(v) for k, v in seen.items()})
+    assert (figures["load_least"], figures["load_most"]) == (0.0, 2.0)
