@@ -84,7 +84,15 @@ def inline_schema(section: type[Section]) -> dict:
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML without what surprises or attacks: no tags, aliases or repeated keys; `1e-4` is a number."""
+    """YAML without what surprises or attacks: no tags, aliases or repeated keys.
+
+    As in YAML 1.2, `1e-4` is a number, and `on`, `off`, `yes` and `no` are words.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:bool"]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.events.AliasEvent):
@@ -99,6 +107,9 @@ class PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 PlainLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"),

@@ -14,6 +14,7 @@ Importing torch takes longer than most tests, so ranks are forked from a process
 
 import atexit
 import contextlib
+import faulthandler
 import importlib.util
 import inspect
 import json
@@ -158,6 +159,7 @@ def _fork(request: dict[str, Any], rank: int, port: int) -> int:
             "LOCAL_WORLD_SIZE": request["world"], "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
         }  # fmt: skip
         os.environ.update({key: str(value) for key, value in (own | request["env"]).items()})
+        faulthandler.register(signal.SIGUSR1)
         code = _call(request, rank)
     except BaseException:
         traceback.print_exc()
@@ -196,7 +198,11 @@ def _wait(pids: list[int], timeout_s: float, grace_s: float) -> list[int]:
                 if codes[pid]:
                     end = min(end, time.monotonic() + grace_s)
         if time.monotonic() > end:
-            for pid in set(pids) - set(codes):
+            late = set(pids) - set(codes)
+            for pid in late:
+                os.kill(pid, signal.SIGUSR1)  # its log then says where it stood
+            time.sleep(0.2)
+            for pid in late:
                 os.killpg(pid, signal.SIGKILL)
             end = float("inf")
         time.sleep(0.01)

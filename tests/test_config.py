@@ -88,6 +88,12 @@ def test_yaml_that_surprises_or_attacks_is_refused(text, complaint):
         config.parse_yaml(text, "recipe.yaml")
 
 
+def test_off_is_a_word_and_false_is_not():
+    assert config.parse_yaml("a: off\nb: yes\nc: false\nd: True", "x") == {
+        "a": "off", "b": "yes", "c": False, "d": True,
+    }  # fmt: skip
+
+
 def test_numbers_in_yaml_are_numbers():
     assert config.parse_yaml("a: 1e-4\nb: 2E3\nc: .5", "x") == {"a": 1e-4, "b": 2000.0, "c": 0.5}
 

@@ -45,17 +45,6 @@ def positions(segments: Tensor) -> Tensor:
     return place - torch.where(starts, place, 0).cummax(1).values
 
 
-def block_diagonal(segments: Tensor, queries: int | None = None) -> Tensor:
-    """Causal attention inside each document: (B, T) segments -> (B, 1, Q, T) bool, True where it is allowed.
-
-    `queries`: only the last so many positions ask. Padding attends to padding, so that no softmax is empty.
-    """
-    T = segments.shape[1]
-    same = segments[:, :, None] == segments[:, None, :]
-    causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
-    return (same & causal)[:, None, T - (queries or T) :]
-
-
 def rope(
     positions: Tensor, head_dim: int, theta: float, scaling: Scaling | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from llmkit.models import blocks
-from llmkit.models.blocks import attend, block_diagonal, initialise, positions, rope, rotate
+from llmkit.models import blocks, masks
+from llmkit.models.blocks import attend, initialise, positions, rope, rotate
 from llmkit.models.decoder import Decoder, Settings
 
 PACKED = torch.tensor([[1, 1, 1, 2, 2, 0, 0], [0, 0, 1, 1, 1, 1, 1]], dtype=torch.int32)
@@ -12,22 +12,6 @@ PACKED = torch.tensor([[1, 1, 1, 2, 2, 0, 0], [0, 0, 1, 1, 1, 1, 1]], dtype=torc
 
 def test_positions_restart_with_every_document_and_ignore_left_padding():
     assert positions(PACKED).tolist() == [[0, 1, 2, 0, 1, 0, 1], [0, 1, 0, 1, 2, 3, 4]]
-
-
-def test_a_token_sees_its_own_document_up_to_itself_and_nothing_else():
-    mask = block_diagonal(PACKED)[:, 0]
-    for row, segments in enumerate(PACKED.tolist()):
-        for q in range(7):
-            for k in range(7):
-                assert mask[row, q, k].item() == (k <= q and segments[q] == segments[k])
-
-
-def test_the_last_queries_of_a_mask_are_its_last_rows():
-    assert torch.equal(block_diagonal(PACKED, 2), block_diagonal(PACKED)[:, :, -2:])
-
-
-def test_every_position_may_see_something_so_that_no_softmax_is_empty():
-    assert block_diagonal(PACKED).any(-1).all()
 
 
 def test_rotary_scores_depend_on_distance_alone():
@@ -45,7 +29,8 @@ def test_rotary_scores_depend_on_distance_alone():
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_written_out_attention_equals_the_fused_kernel(kv_heads, masked, monkeypatch):
     q, k, v = torch.randn(2, 4, 7, 8), torch.randn(2, kv_heads, 7, 8), torch.randn(2, kv_heads, 7, 8)
-    mask = block_diagonal(PACKED) if masked else None
+    allowed = masks.within(PACKED, 7, causal=True)
+    mask = masks.dense(allowed, 2, 7, 7, "cpu") if masked else None
     short = attend(q, k, v, mask)
     monkeypatch.setattr(blocks, "SHORT", 0)
     torch.testing.assert_close(short, attend(q, k, v, mask), atol=1e-6, rtol=1e-5)

@@ -20,6 +20,14 @@ def test_both_directions_inside_a_document_and_nothing_else():
         assert pairs(seen, row, 6, 6) == [[a == b for b in segments] for a in segments]
 
 
+def test_a_causal_token_sees_its_own_document_up_to_itself_and_nothing_else():
+    seen = masks.dense(masks.within(SOURCE, 6, causal=True), 2, 6, 6, "cpu")
+    for row, segments in enumerate(SOURCE.tolist()):
+        wanted = [[k <= q and segments[q] == segments[k] for k in range(6)] for q in range(6)]
+        assert pairs(seen, row, 6, 6) == wanted
+    assert seen.any(-1).all()  # padding sees padding: no softmax is empty
+
+
 def test_a_local_layer_reaches_as_far_to_both_sides():
     one = torch.ones(1, 9, dtype=torch.int32)
     seen = masks.dense(masks.within(one, 9, reach=2), 1, 9, 9, "cpu")

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from llmkit import trust
 from llmkit.config import Section
 from llmkit.errors import CheckpointError, ConfigError
-from llmkit.models import heads
-from llmkit.models.blocks import block_diagonal, positions
+from llmkit.models import heads, masks
+from llmkit.models.blocks import positions
 from llmkit.models.crossentropy import IGNORED
 from llmkit.models.hf import weights
 from llmkit.models.hf.documents import Masked, TwoSided
@@ -55,8 +55,10 @@ class HubNet(nn.Module):
         if segments is None:
             segments = torch.ones_like(tokens)
         dtype = next(self.parameters()).dtype
+        B, T = tokens.shape
+        allowed = masks.dense(masks.within(segments, T, causal=True), B, T, T, tokens.device)
         mask = torch.zeros((), dtype=dtype, device=tokens.device)
-        mask = mask.masked_fill(~block_diagonal(segments), torch.finfo(dtype).min)
+        mask = mask.masked_fill(~allowed, torch.finfo(dtype).min)
         out = self.model.base_model(
             input_ids=tokens, attention_mask=mask, position_ids=positions(segments), use_cache=False
         )
