@@ -89,11 +89,6 @@ class PlainLoader(yaml.SafeLoader):
     As in YAML 1.2, `1e-4` is a number, and `on`, `off`, `yes` and `no` are words.
     """
 
-    yaml_implicit_resolvers: ClassVar = {
-        first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:bool"]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def compose_node(self, parent, index):
         if self.check_event(yaml.events.AliasEvent):
             raise ConfigError(f"line {self.peek_event().start_mark.line + 1}: YAML aliases are not allowed")
@@ -107,6 +102,10 @@ class PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+PlainLoader.yaml_implicit_resolvers = {
+    first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 PlainLoader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )

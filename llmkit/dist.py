@@ -49,8 +49,11 @@ def start(device: str = "auto", timeout_s: float = 600, group: bool = False) -> 
 
 
 def stop() -> None:
-    """Leave the process group. Without this, gloo aborts the process at exit every now and then."""
-    if torch_dist.is_initialized():
+    """Leave the process group. Without this, gloo aborts the process at exit every now and then.
+
+    Once a rank is lost the group is kept instead: freeing it, gloo may wait for that rank for ever.
+    """
+    if torch_dist.is_initialized() and not _kept:
         torch_dist.destroy_process_group()
 
 
@@ -127,6 +130,11 @@ def explained():
         raise
 
 
+_kept: list[Any] = []
+"""The process group, once one of its ranks is lost."""
+
+
 def _lost(error: RuntimeError, where: str) -> RankError:
+    _kept.append(torch_dist.group.WORLD)
     text = str(error).splitlines()[0]
     return RankError(f"rank {rank()}: lost another rank {where}: {text}; see logs/ of the run")
