@@ -20,7 +20,7 @@ from llmkit.config import Section
 from llmkit.data.indexed import Writer, id_type
 from llmkit.data.progress import watched
 from llmkit.errors import DataError
-from llmkit.tokenizer.train import documents
+from llmkit.tokenizer.lines import documents
 from llmkit.tokenizer.vocabulary import Tokenizer
 
 INDEX = "shards.json"

@@ -38,7 +38,7 @@ def prove(folder: Path, data: Path | None = None, lines: int = 1000) -> dict[str
     differs.
     """
     ours = Tokenizer.load(folder)
-    theirs = _auto(folder)
+    theirs = loaded(folder)
     frame = export.frame(folder)
     literal = [text for name in ours.specials for text in (name, f"a {name} b", f"{name}{name}\n")]
     strings = [*NASTY, *literal]
@@ -53,11 +53,10 @@ def prove(folder: Path, data: Path | None = None, lines: int = 1000) -> dict[str
 
 def show(folder: Path, text: Path | None = None) -> None:
     """`llmkit tokenizer check DIR [TEXT]`: `prove`, and say so. `text`: a file or a collected directory."""
-    for name in ("tokenizer.model", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise DataError(
-                f"{folder / name}: there is no such file; give a directory made by tokenizer train"
-            )
+    if not (folder / "tokenizer.json").is_file():
+        raise DataError(
+            f"{folder / 'tokenizer.json'}: there is no such file; give a directory made by tokenizer train"
+        )
     proof = prove(folder, text)
     say(f"{folder}: the same ids on {proof['lines']} lines and {proof['strings']} difficult strings")
 
@@ -76,7 +75,8 @@ def _difference(ours: Tokenizer, theirs, text: str, frame: tuple[list[int], list
     return f"at token {at}, {mine[at : at + 5]} here and {other[at : at + 5]} there"
 
 
-def _auto(folder: Path):
+def loaded(folder: Path):
+    """The tokenizer that transformers makes of `folder`."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)

@@ -8,27 +8,28 @@ reads; on the Pile that was 7 % of all lines (google/sentencepiece#671). Here ev
 and losing more than 0.1 % of them is an error.
 """
 
-import io
-import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
-
-import sentencepiece
-import xxhash
 
 from llmkit import config
 from llmkit.config import Field, Section
 from llmkit.errors import ConfigError, DataError
-from llmkit.tokenizer import chat, check, export
+from llmkit.log import warn
+from llmkit.tokenizer import byte_level, chat, check, export, sentencepieces
 from llmkit.tokenizer.layout import LAYOUTS
-from llmkit.tokenizer.vocabulary import SPACE, Tokenizer
+from llmkit.tokenizer.lines import Lines
+from llmkit.tokenizer.vocabulary import Tokenizer
 
-LINE_BYTES = 4096
 MAX_LOST_FRAC = 0.001
-RESERVED = "\u2585"
-"""SentencePiece's own stand-in for the unknown character: it drops every line that holds one."""
+UNUSED = {
+    "char": ("split_digits",),
+    "byte": (
+        "vocab_size", "at_most", "train_bytes", "weights", "byte_fallback", "character_coverage",
+        "split_digits", "white_space",
+    ),
+    "byte_level": ("byte_fallback", "character_coverage", "white_space"),
+}  # fmt: skip
+"""Settings that a kind of model has no use for."""
 
 
 class TokenizerSpec(Section):
@@ -37,7 +38,11 @@ class TokenizerSpec(Section):
     quick_values: ClassVar[dict] = {"vocab_size": 1024, "train_bytes": 2_000_000}
 
     data: str = Field(description="directory made by `data collect` (kind: documents)")
-    model: Literal["bpe"] = Field("bpe", description="bpe: byte-pair merges, for decoders")
+    model: Literal["bpe", "unigram", "char", "byte", "byte_level"] = Field(
+        "bpe",
+        description="bpe, unigram, char: SentencePiece's; byte: the 256 bytes, nothing learned; "
+        "byte_level: GPT-2's merges of bytes, by tokenizers",
+    )
     layout: Literal["llama", "t5", "bert"] = Field(
         "llama", description="spelling and ids of pad, unk, bos and eos, and what frames a text on export"
     )
@@ -68,6 +73,9 @@ class TokenizerSpec(Section):
     train_bytes: int = Field(
         100_000_000, description="bytes of text to learn from; more is sampled down", ge=1000
     )
+    weights: dict[str, float] | None = Field(
+        None, description="{source: its share of train_bytes}, every source named; without: by their sizes"
+    )
     check_lines: int = Field(1000, description="held-out lines on which the export must agree", ge=1)
 
 
@@ -78,25 +86,33 @@ def work(settings: TokenizerSpec, out: Path) -> dict:
     differ).
     """
     template = find_template(settings.chat)
+    for key in settings.model_fields_set.intersection(UNUSED.get(settings.model, ())):
+        warn(f"{key}: has no effect on model: {settings.model}")
     out = Path(out)
-    lines = Lines(Path(settings.data), settings.train_bytes)
+    lines = Lines(Path(settings.data), settings.train_bytes, settings.weights)
     sentinels = [f"<extra_id_{i}>" for i in range(settings.sentinels)]
-    control = dict.fromkeys([*settings.markers, *chat.markers(template), *sentinels])
-    proto = _train(settings, lines, list(control))
-    if lines.lost > MAX_LOST_FRAC * lines.bytes:
-        raise DataError(
-            f"{settings.data}: {lines.lost} of {lines.bytes} bytes would be skipped in training; "
-            "remove the lines that hold U+2585 or that no line break or space divides"
+    control = list(dict.fromkeys([*settings.markers, *chat.markers(template), *sentinels]))
+    if settings.model == "byte_level":
+        export.write_merges(
+            out, byte_level.train(settings, lines, control), LAYOUTS[settings.layout], control
         )
-    (out / "tokenizer.model").write_bytes(proto)
+    else:
+        proto = sentencepieces.train(settings, lines, control)
+        if lines.lost > MAX_LOST_FRAC * lines.bytes:
+            raise DataError(
+                f"{settings.data}: {lines.lost} of {lines.bytes} bytes would be skipped in training; "
+                "remove the lines that hold U+2585 or that no line break or space divides"
+            )
+        (out / "tokenizer.model").write_bytes(proto)
+        export.write(out)
     (out / "chat_template.jinja").write_text(template, encoding="utf-8")
     (out / "spec.yaml").write_text(config.dump(settings), encoding="utf-8")
-    export.write(out)
     proof = check.prove(out, Path(settings.data), settings.check_lines)
     tokenizer = Tokenizer.load(out)
     return {
         "fingerprint": tokenizer.fingerprint,
         "counts": {"pieces": tokenizer.vocab_size, "bytes": lines.bytes, "bytes_skipped": lines.lost},
+        "sources": lines.used,
         **proof,
     }
 
@@ -114,106 +130,3 @@ def find_template(name: str) -> str:
             return place.read_text(encoding="utf-8")
     known = sorted({p.stem for home in config.homes("tokenizer") for p in (home / "chat").glob("*.jinja")})
     raise ConfigError(f"chat: there is no template called {name!r}; known: {', '.join(known)}")
-
-
-class Lines:
-    """The training text as SentencePiece's sentences; after a pass, how many bytes it had and lost."""
-
-    def __init__(self, data: Path, max_bytes: int):
-        self.path = data / "train.jsonl"
-        if not self.path.is_file():
-            raise DataError(f"{self.path}: there is no such file; run llmkit data collect with out={data}")
-        self.keep = min(1.0, max_bytes / max(1, self.path.stat().st_size))
-        self.bytes = 0
-        self.lost = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for text in documents(self.path):
-            if xxhash.xxh64_intdigest(text.encode()) < self.keep * 2**64:
-                for line in chunks(text):
-                    size = len(line.encode())
-                    self.bytes += size
-                    if size > LINE_BYTES or RESERVED in line:
-                        self.lost += size
-                    else:
-                        yield line
-
-
-def documents(path: Path) -> Iterator[str]:
-    """The text of every document in a .jsonl of `data collect`; of conversations, every message's."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
-            yield from [record["text"]] if "text" in record else _spoken(record)
-
-
-def _spoken(record: dict) -> list[str]:
-    """Everything that is said in a conversation or a pair."""
-    messages = record.get("messages") or record["prompt"]
-    replies = [record[key] for key in ("chosen", "rejected") if key in record]
-    return [m["content"] for m in messages] + replies
-
-
-def chunks(text: str) -> Iterator[str]:
-    """`text` in pieces of at most LINE_BYTES: whole lines, cut at spaces or, without any, anywhere."""
-    for line in text.splitlines(keepends=True):
-        while len(line.encode()) > LINE_BYTES:
-            end = line.rfind(" ", 1, LINE_BYTES // 4)
-            end = end if end > 0 else LINE_BYTES // 4  # a character has at most 4 bytes
-            yield line[:end]
-            line = line[end:]
-        yield line
-
-
-def _train(settings: TokenizerSpec, lines: Lines, control: list[str]) -> bytes:
-    proto = io.BytesIO()
-    layout = LAYOUTS[settings.layout]
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=proto,
-            model_type=settings.model,
-            vocab_size=settings.vocab_size,
-            hard_vocab_limit=not settings.at_most,
-            byte_fallback=settings.byte_fallback,
-            character_coverage=settings.character_coverage,
-            split_digits=settings.split_digits,
-            control_symbols=control,
-            user_defined_symbols=[text.replace(" ", SPACE) for text in settings.white_space],
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            add_dummy_prefix=False,
-            max_sentence_length=1 << 20,
-            unk_id=layout.ids["unk"],
-            bos_id=layout.ids["bos"],
-            eos_id=layout.ids["eos"],
-            pad_id=layout.ids["pad"],
-            unk_piece=layout.pieces["unk"],
-            bos_piece=layout.pieces["bos"],
-            eos_piece=layout.pieces["eos"],
-            pad_piece=layout.pieces["pad"],
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise _explained(error, settings, lines) from None
-    return proto.getvalue()
-
-
-def _explained(error: RuntimeError, settings: TokenizerSpec, lines: Lines) -> Exception:
-    """SentencePiece's complaint as one line that says what to set."""
-    said = str(error)
-    if largest := re.search(r"too high .*<= (\d+)", said):
-        return ConfigError(
-            f"vocab_size: {settings.vocab_size} pieces are more than {lines.bytes} bytes of text can give; "
-            f"set it to at most {largest[1]}, or at_most=true"
-        )
-    if needed := re.search(r"required_chars\. \d+ vs (\d+)", said):
-        return ConfigError(
-            f"vocab_size: {settings.vocab_size} pieces are too few for the characters of this text; "
-            f"set it to at least {needed[1]}, or lower character_coverage"
-        )
-    if lines.bytes == lines.lost:
-        return DataError(f"{lines.path}: no text to train on; see rejected.jsonl beside it")
-    return DataError(f"{lines.path}: SentencePiece failed: {said}")

@@ -11,12 +11,16 @@ A directory without tokenizer.model, one that came from elsewhere, is read from 
 """
 
 import hashlib
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2 as protobuf
 
 from llmkit.errors import DataError
+from llmkit.tokenizer import parts
 
 SPACE = "\u2581"
 """What SentencePiece writes for a space inside a piece."""
@@ -100,12 +104,15 @@ class SentencePieces:
         self.bos, self.eos, self.pad = self._model.bos_id(), self._model.eos_id(), self._model.pad_id()
         controls = filter(self._model.is_control, range(self.vocab_size))
         self.specials = {self._model.id_to_piece(i): i for i in controls}
+        self._parts = _cut(proto)
+        self._seen = parts.Seen(self._model.encode)
 
     def encode(self, text: str) -> list[int]:
-        return self._model.encode(text)
+        """What the library gives for `text` as a whole; but parts that came before are looked up."""
+        return list(chain.from_iterable(map(self._seen.__getitem__, self._parts(text))))
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
-        return self._model.encode(texts, num_threads=1)
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: list[int]) -> str:
         return self._model.decode(ids)
@@ -117,3 +124,16 @@ class SentencePieces:
         if self._model.is_control(i) or self._model.is_unknown(i):
             return 0
         return 1 if self._model.is_byte(i) else len(self._model.id_to_piece(i).replace(SPACE, " ").encode())
+
+
+def _cut(proto: bytes) -> Callable[[str], list[str]]:
+    """The function that cuts text where no piece lies across; a model from elsewhere may allow no cut."""
+    model = protobuf.ModelProto.FromString(proto)
+    rule, spec, kind = model.normalizer_spec, model.trainer_spec, protobuf.ModelProto.SentencePiece
+    changed = rule.add_dummy_prefix or rule.remove_extra_whitespaces or rule.name != "identity"
+    plain = (p.piece for p in model.pieces if p.type in (kind.NORMAL, kind.USER_DEFINED))
+    if changed or parts.crossing(plain):
+        return lambda text: [text]
+    if spec.model_type == protobuf.TrainerSpec.UNIGRAM:
+        return parts.BOUNDED.findall
+    return parts.WORDS.findall if spec.byte_fallback else lambda text: [text]

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from llmkit import config
 from llmkit.errors import ConfigError, DataError
-from llmkit.tokenizer import train
+from llmkit.tokenizer import lines, train
 from llmkit.tokenizer.check import NASTY
-from llmkit.tokenizer.train import TokenizerSpec, chunks
+from llmkit.tokenizer.lines import BLOCK_BYTES, LINE_BYTES, Lines, chunks, shares
+from llmkit.tokenizer.train import TokenizerSpec
 from llmkit.tokenizer.vocabulary import Tokenizer
 
 
@@ -84,7 +84,7 @@ def test_a_vocabulary_too_small_for_the_characters_names_the_smallest(tmp_path):
 def test_chunks_join_to_the_text_and_fit_sentencepiece(text):
     parts = list(chunks(text))
     assert "".join(parts) == text
-    assert all(len(part.encode()) <= train.LINE_BYTES for part in parts)
+    assert all(len(part.encode()) <= LINE_BYTES for part in parts)
 
 
 def test_text_that_training_would_skip_is_an_error(tmp_path):
@@ -98,23 +98,46 @@ def test_without_cutting_lines_a_long_document_would_be_skipped(tmp_path, monkey
     """The safeguard, taken out: whole documents as sentences are lost, and that is noticed."""
     data = given(tmp_path, ["a few words and no more, again and again. " * 300, "short"])
     train.work(TokenizerSpec(data=data, vocab_size=300), tmp_path / "out")
-    monkeypatch.setattr(train, "chunks", lambda text: [text])
+    monkeypatch.setattr(lines, "chunks", lambda text: [text])
     with pytest.raises((DataError, ConfigError)):
         train.work(TokenizerSpec(data=data, vocab_size=300), tmp_path / "out")
 
 
-def test_more_text_than_asked_for_is_sampled_by_document(tmp_path):
-    data = given(tmp_path, [f"Document {i} has words of its own. " * 20 for i in range(400)])
-    lines = train.Lines(tmp_path, max_bytes=60_000)
-    assert sum(1 for _ in lines) > 0
-    assert 30_000 < lines.bytes < 90_000
-    assert data
+def mixed(tmp_path):
+    """80 kB of prose in documents of 200 bytes, 20 kB of code, and one document of 400 kB."""
+    rows = [("prose", "words and no more. ".ljust(199, "w") + "\n")] * 400
+    rows += [("code", "x = 1\n".ljust(100))] * 200
+    rows.insert(50, ("book", ("a line of a long book\n" * 20_000)[:400_000]))
+    texts = [json.dumps({"id": "1", "source": source, "text": text}) + "\n" for source, text in rows]
+    (tmp_path / "train.jsonl").write_text("".join(texts))
+    return tmp_path
 
 
-def test_every_spec_in_the_house_is_valid(monkeypatch):
-    for name in ("llama_4k", "llama_8k", "own_text", "t5_8k", "bert_8k"):
-        spec = config.load(TokenizerSpec, name, {"data": "somewhere"}, folder="tokenizer")
-        assert spec.chat == "plain"
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        (None, {"prose": 16_000, "code": 4_000, "book": 80_000}),
+        ({"prose": 0.7, "code": 0.1, "book": 0.2}, {"prose": 70_000, "code": 10_000, "book": 20_000}),
+        ({"prose": 0.2, "code": 0.7, "book": 0.1}, {"prose": 53_333, "code": 20_000, "book": 26_667}),
+        ({"prose": 1, "code": 0, "book": 0}, {"prose": 80_000, "code": 0, "book": 0}),
+    ],
+)
+def test_a_budget_of_bytes_is_dealt_by_weight_and_what_a_small_source_leaves_goes_to_the_others(
+    tmp_path, weights, expected
+):
+    stream = Lines(mixed(tmp_path), 100_000, weights)
+    read = sum(len(line.encode()) for line in stream)
+    assert read == stream.bytes == sum(stream.used.values())
+    for source, wanted in expected.items():
+        block = BLOCK_BYTES if source == "book" else 200
+        assert abs(stream.used[source] - wanted) <= block / 2 + 1, source
+    assert stream.used == (list(stream), stream.used)[1], "a second pass reads the same"
+
+
+def test_weights_name_every_source_and_no_other(tmp_path):
+    with pytest.raises(ConfigError, match="weights: name every source and no other; differs in book, poetry"):
+        Lines(mixed(tmp_path), 1000, {"prose": 1, "code": 1, "poetry": 1})
+    assert shares({"a": 10}, {"a": 0.0}, 100) == {"a": 0.0}
 
 
 def test_an_unknown_template_names_the_known_ones(tmp_path):

@@ -1,0 +1,49 @@
+"""Where text can be cut without changing its ids: before spaces, and around runs of line breaks and tabs.
+
+    "for  x\n\tin y"  ->  "for"  "  x"  "\n\t"  "in"  " y"
+
+No piece of a vocabulary trained here crosses such a border, so each part is encoded by itself: a part that
+came before is looked up, and neither library ever adds up the scores of more than one part.
+"""
+
+import re
+from collections.abc import Iterable
+
+LONGEST = 1000
+"""Characters of a part where it has to be short: float32 sums of unigram scores are exact up to there."""
+
+
+def _pattern(space: str, most: int | None) -> str:
+    any_, some = ("*", "+") if most is None else (f"{{0,{most}}}", f"{{1,{most}}}")
+    word = rf"[^{space}\n\t]"
+    return rf"[{space}]{any_}{word}{some}|[{space}]{some}|[\n\t]{some}"
+
+
+WORDS = re.compile(_pattern(" \u2581", None))
+BOUNDED = re.compile(_pattern(" \u2581", LONGEST))
+BOUNDED_ESCAPED = _pattern("\u2581", LONGEST)
+"""BOUNDED for text whose spaces are U+2581 already, as a pattern of tokenizers' `Regex`."""
+
+
+def crossing(pieces: Iterable[str]) -> str | None:
+    """The first of `pieces` that lies across a border; None if every one lies within a part."""
+    return next((piece for piece in pieces if not WORDS.fullmatch(piece)), None)
+
+
+class Seen(dict):
+    """Ids of parts by their text, encoded when first asked for; short parts are remembered, up to a limit."""
+
+    MOST = 1 << 18
+    SHORT = 64
+
+    def __init__(self, encode):
+        super().__init__()
+        self._encode = encode
+
+    def __missing__(self, part: str) -> list[int]:
+        ids = self._encode(part)
+        if len(part) <= self.SHORT:
+            if len(self) >= self.MOST:
+                self.clear()
+            self[part] = ids
+        return ids
