@@ -98,6 +98,9 @@ def open_model(
             "masked": "masked language model",
             "seq2seq": "encoder-decoder",
             "score": "reward model",
+            "classify": "classifier of texts",
+            "tag": "tagger",
+            "span": "finder of answers",
             "image": "model of images",
             "features": "recogniser",
             "none": "net of no use here",
@@ -117,7 +120,13 @@ def _checkpoint(path: Path, head: str | None) -> Opened:
     kind = "ema" if "ema" in reader.kinds(name) else "param"
     tensors = reader.whole(name, kind) | reader.whole(name, "buffer")
     tensors.pop("value_head.weight", None)  # PPO's, of no use to a language model
-    net = build(settings, name if several else "score" if "score.weight" in tensors else "lm")
+    labelled = heads.label_head(tensors)
+    outputs = len(tensors[f"{labelled}_head.weight"]) if labelled else None
+    end = labelled or ("score" if "score.weight" in tensors else "lm")
+    net = build(settings, name if several else end, outputs)
+    if labelled:
+        stated = recipe.get("objective") or {}
+        net.labels, net.several = stated.get("labels") or net.labels, stated.get("several", False)
     fill(net, tensors, path)
     tokenizer = Tokenizer.load(path / "tokenizer") if (path / "tokenizer").is_dir() else None
     lineage = trust.read_json(path / "lineage.json") if (path / "lineage.json").is_file() else {}
@@ -158,10 +167,10 @@ def model_settings(recipe: dict[str, Any], path: Path) -> Section:
         ) from None
 
 
-def build(settings: Section, head: str) -> nn.Module:
+def build(settings: Section, head: str, outputs: int | None = None) -> nn.Module:
     """An empty net (on the meta device) of these settings, to be filled."""
     with torch.device("meta"):
-        return heads.build(settings, head)
+        return heads.build(settings, head, outputs)
 
 
 def fill(net: nn.Module, tensors: dict[str, torch.Tensor], where: Path) -> None:

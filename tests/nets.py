@@ -4,13 +4,20 @@ import torch
 
 from llmkit.models.blocks import initialise
 from llmkit.models.decoder import Decoder, Settings
+from llmkit.models.encoder import Encoder
 from llmkit.models.heads import with_head
 
 
-def random_net(head: str = "lm", **changes) -> torch.nn.Module:
+def random_net(head: str = "lm", outputs: int | None = None, **changes) -> torch.nn.Module:
     """A decoder of 400 pieces whose norms and head are far from their initial ones and zeros."""
     sizes = {"width": 48, "layers": 3, "heads": 4, "kv_heads": 2, "vocab_size": 400, "context": 128}
-    return wild(with_head(Decoder(Settings(**(sizes | {"init_std": 0.2} | changes))), head))
+    return wild(with_head(Decoder(Settings(**(sizes | {"init_std": 0.2} | changes))), head, outputs))
+
+
+def random_encoder(head: str = "lm", outputs: int | None = None, **changes) -> torch.nn.Module:
+    """An encoder of 400 pieces, as wild."""
+    sizes = {"width": 48, "layers": 3, "heads": 4, "vocab_size": 400, "context": 128, "init_std": 0.2}
+    return wild(with_head(Encoder(Encoder.Settings(**(sizes | changes))), head, outputs))
 
 
 def wild(net: torch.nn.Module) -> torch.nn.Module:

@@ -95,8 +95,8 @@ def _run(recipe, objective, phase, batch, bf16, release):
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
 
-        def make(head="lm", **changes):
-            return build(recipe.model.model_copy(update=changes), head)
+        def make(head="lm", net="", outputs=None, **changes):
+            return build(recipe.model.model_copy(update=changes), head, outputs)
 
         nets = objective.build(make)
         net, settings = nets[phase.net], recipe.optim.of(phase.net)

@@ -62,6 +62,8 @@ class _Run:
         self.train_set = registry.find("dataset", recipe.data.name)(recipe.data, "train", recipe.run.seed)
         self.heldout_set = registry.find("dataset", recipe.data.name)(recipe.data, "heldout", recipe.run.seed)
         self.recipe = resolved(recipe, self.train_set)
+        if self.recipe.objective is not recipe.objective:
+            self.objective = registry.find("objective", recipe.objective.name)(self.recipe.objective)
         if self.start:
             self.start.check(self.recipe, self.train_set)
         self.fresh = fresh
@@ -139,10 +141,10 @@ class _Run:
             backend.close()
 
     def _nets(self, objective) -> dict[str, torch.nn.Module]:
-        def make(head: str = "lm", net: str = "", **changes):
+        def make(head: str = "lm", net: str = "", outputs: int | None = None, **changes):
             model = self.starts[net].model if net in self.starts else self.recipe.model
             with torch.device("meta"):
-                return build(model.model_copy(update=changes), head)
+                return build(model.model_copy(update=changes), head, outputs)
 
         return objective.build(make)
 
@@ -228,11 +230,23 @@ def resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
     if hasattr(dataset, "plan"):
         growth = Growth(recipe.batch.rows, recipe.batch.start_rows, recipe.batch.grow_steps)
         data = dataset.plan(growth.before(run.steps))
-    return recipe.model_copy(update={"model": model, "run": run, "data": data})
+    objective = recipe.objective
+    told = [key for key in LABELS_TELL if hasattr(objective, key)]
+    if missing := [key for key in told if not hasattr(dataset, key)]:
+        raise ConfigError(
+            f"data: {recipe.data.name} has no {missing[0]}, which objective {objective.name} learns; "
+            "take data.name=labelled or tagged"
+        )
+    if told:
+        objective = objective.model_copy(update={key: getattr(dataset, key) for key in told})
+    changes = {"model": model, "run": run, "data": data, "objective": objective}
+    return recipe.model_copy(update=changes)
 
 
 DATA_TELLS = ("vocab_size", "size", "channels", "classes")
 """Settings of models that may be left out: the dataset's attribute of the same name is taken."""
+LABELS_TELL = ("labels", "several")
+"""Settings of objectives that are the dataset's attributes of the same name."""
 
 
 def _fits(model, dataset) -> None:

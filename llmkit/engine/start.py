@@ -14,7 +14,11 @@ from llmkit.checkpoint import fragments
 from llmkit.engine.backend import Backend
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.errors import CheckpointError, ConfigError
+from llmkit.models.heads import LABELLED, label_head
 from llmkit.opened import resolve
+
+FRESH = ("score.", "value_head.", "pooler.", *(f"{head}_head." for head in LABELLED))
+"""What a net may have beside the net that it starts from: it keeps its fresh values."""
 
 
 class Start:
@@ -32,6 +36,7 @@ class Start:
         self.fingerprint = manifest.digest(manifest.read(self.path)["files"])
         self.reader = fragments.Reader(self.path)
         nets = self.reader.nets()
+        self.labels = (recipe.get("objective") or {}).get("labels")
         self.net = next((name for name in ("model", "policy") if name in nets), nets[0])
         self.kind = "ema" if "ema" in self.reader.kinds(self.net) else "param"
 
@@ -45,6 +50,14 @@ class Start:
                 "make the data with the tokenizer/ of that checkpoint"
             )
 
+        labels = getattr(recipe.objective, "labels", None)
+        head = label_head({name.partition("/")[2] for name in self.reader.names(self.net)})
+        if labels and head == recipe.objective.name and labels != self.labels:
+            raise ConfigError(
+                f"init: the head of {self.path} ends in the labels {', '.join(map(str, self.labels or ()))}, "
+                f"not {', '.join(labels)}; start from the run before it, or set data.labels to the former"
+            )
+
     def fill(self, backend: Backend, name: str) -> None:
         """Put the weights into the net called `name`, whatever its engine has made of it."""
         if name in backend.trained:
@@ -55,7 +68,7 @@ class Start:
         self.reader.into(self._renamed((n, p.shape, 0, {"param": p.detach().view(-1)}) for n, p in named))
 
     def _renamed(self, pieces) -> Iterator[tuple[str, torch.Size, int, dict[str, torch.Tensor]]]:
-        """`pieces` under their names in the checkpoint; a head that it cannot have keeps its fresh values."""
+        """`pieces` under their names in the checkpoint; a head that it lacks keeps its fresh values."""
         stored = {name.partition("/")[2] for name in self.reader.names(self.net)}
         for name, shape, start, views in pieces:
             if "param" not in views:
@@ -65,7 +78,7 @@ class Start:
             )
             if found:
                 yield f"{self.net}/{found}", shape, start, {self.kind: views["param"]}
-            elif not name.startswith(("score.", "value_head.")):
+            elif not name.startswith(FRESH):
                 raise CheckpointError(
                     f"{self.path}: holds no {name}; its model and the recipe's model differ"
                 )

@@ -1,7 +1,8 @@
-"""Our encoder of style "bert" as Hugging Face's BertForMaskedLM, both ways.
+"""Our encoder of style "bert" as Hugging Face's BertForMaskedLM, or with a head of labels, both ways.
 
-The pooler and the next-sentence head of other people's checkpoints are left out on import: nothing here reads
-them. Token types are 0, as transformers takes them where none are given.
+The pooler is read where there is a classifier behind it; that of a bare or masked model, and the
+next-sentence head, are left out on import: nothing here reads them. Token types are 0, as transformers takes
+them where none are given.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from llmkit.errors import ConfigError
 from llmkit.models.encoder import Encoder, Settings
+from llmkit.models.heads import trunk_of
+from llmkit.models.hf import labels
 from llmkit.models.hf.names import Names
 from llmkit.registry import register
 
@@ -32,8 +35,11 @@ NAMES = Names(
         "lm_head.norm": "cls.predictions.transform.LayerNorm",
         "lm_head.weight": "cls.predictions.decoder.weight",
         "lm_head.bias": "cls.predictions.bias",
+        "pooler": "bert.pooler.dense",
     }
 )
+BARE = ("embeddings.", "encoder.", "pooler.")
+"""How the names of a BertModel without any head begin."""
 
 
 @register("export", "bert")
@@ -41,26 +47,37 @@ class Bert:
     """What export and import know about BERT."""
 
     model_type = "bert"
-    architectures = {"masked": "BertForMaskedLM"}
+    architectures = {
+        "masked": "BertForMaskedLM",
+        "classify": "BertForSequenceClassification",
+        "tag": "BertForTokenClassification",
+        "span": "BertForQuestionAnswering",
+    }
+    heads = {"classify": "classifier", "tag": "classifier", "span": "qa_outputs"}
 
     @staticmethod
     def matches(net: nn.Module) -> bool:
-        """True if `net` is an encoder of ours in BERT's style."""
-        return isinstance(net, Encoder) and net.settings.style == "bert"
+        """True if `net` is an encoder of ours in BERT's style, with any head."""
+        return isinstance(trunk_of(net), Encoder) and net.settings.style == "bert"
 
     @staticmethod
     def give(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the export: (their name, tensor). The bias has two names, tied like the matrix."""
         for name, p in net.named_parameters():  # muP's factor goes into the norm before the output matrix
+            if labels.owns(name):
+                yield labels.theirs(Bert.heads, name), p
+                continue
+            name = name.removeprefix("trunk.")
             yield NAMES.theirs(name), p / net.lm_head.wider if name.startswith("lm_head.norm.") else p
-        if not net.settings.tie:
+        if net is trunk_of(net) and not net.settings.tie:
             yield "cls.predictions.decoder.bias", net.lm_head.bias.detach().clone()
 
     @staticmethod
     def take(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """A tensor of theirs as ours; the spellings of old checkpoints included."""
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if not name.startswith(("bert.pooler.", "cls.seq_relationship.", "bert.embeddings.position_ids")):
+        name = f"bert.{name}" if name.startswith(BARE) else name
+        if not name.startswith(("cls.seq_relationship.", "bert.embeddings.position_ids")):
             yield NAMES.ours(name), tensor
 
     @staticmethod
@@ -73,8 +90,9 @@ class Bert:
     @staticmethod
     def trace(net: nn.Module) -> dict[str, nn.Module]:
         """{their module name: our module} where both sides have the output, in order of the forward."""
-        modules = {"bert.embeddings.LayerNorm": net.norm_in}
-        for i, layer in enumerate(net.layers):
+        trunk = trunk_of(net)
+        modules = {"bert.embeddings.LayerNorm": trunk.norm_in}
+        for i, layer in enumerate(trunk.layers):
             at = LAYER.replace("#", str(i))
             modules |= {
                 f"{at}.attention.output.dense": layer.self_attn,
@@ -82,6 +100,8 @@ class Bert:
                 f"{at}.output.dense": layer.mlp,
                 f"{at}.output.LayerNorm": layer.mlp_norm,
             }
+        if net is not trunk:
+            return modules | ({"bert.pooler.dense": net.pooler} if net.pooler else {})
         return modules | {"cls.predictions.transform": net.lm_head}
 
     @staticmethod
@@ -89,7 +109,7 @@ class Bert:
         """The content of config.json; `ids` holds bos_token_id, eos_token_id and pad_token_id."""
         s = settings
         return {
-            "architectures": ["BertForMaskedLM"],
+            "architectures": [Bert.architectures[head]],
             "model_type": "bert",
             "vocab_size": s.vocab_size,
             "hidden_size": s.width,

@@ -13,6 +13,26 @@ from llmkit.opened import Opened
 SMALL = 1_000_000_000
 """Parameters below which a language model should not be expected to know or to reason about anything much."""
 
+PIPELINES = {
+    "lm": "text-generation",
+    "score": "text-classification",
+    "masked": "fill-mask",
+    "seq2seq": "text2text-generation",
+    "classify": "text-classification",
+    "tag": "token-classification",
+    "span": "question-answering",
+}
+"""The pipeline of transformers that runs a net, by its head."""
+WHAT = {
+    "lm": "decoder-only language model",
+    "chat": "decoder-only language model tuned to answer",
+    "score": "reward model",
+    "masked": "masked language model",
+    "seq2seq": "encoder-decoder",
+    "classify": "classifier of texts",
+    "tag": "tagger of words",
+    "span": "finder of answers in a passage",
+}
 USE = {
     "lm": """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -40,6 +60,14 @@ model = AutoModelForSequenceClassification.from_pretrained("{name}")
 messages = [{{"role": "user", "content": "How are you?"}}, {{"role": "assistant", "content": "Fine."}}]
 ids = tokenizer.apply_chat_template(messages, return_dict=False)
 print(model(torch.tensor([ids])).logits[0, 0].item())  # higher is better; only differences mean something""",
+    **{
+        head: f"""\
+from transformers import pipeline
+
+print(pipeline("{task}", "{{name}}")({{prompt}}))"""
+        for head, task in PIPELINES.items()
+        if head not in ("lm", "score")
+    },
 }
 
 
@@ -47,7 +75,7 @@ def write(out: Path, opened: Opened, figures: dict[str, Any], title: str, evalua
     """Write `out`/README.md. `figures` are the gate's; `evaluation` is the report.json of `llmkit eval`."""
     stages = history(opened)
     tuned = any(stage["objective"] not in ("causal", "reward") for stage in stages)
-    kind = "score" if opened.head == "score" else "chat" if tuned else "lm"
+    kind = "chat" if opened.head == "lm" and tuned else opened.head
     parts = [
         front_matter(opened),
         f"# {title}",
@@ -97,10 +125,9 @@ def front_matter(opened: Opened) -> str:
     """The YAML that the Hub reads. A licence is stated if all sources have the same one."""
     licences = {str(facts.get("licence")) for facts in (opened.lineage.get("sources") or {}).values()}
     agreed = len(licences) == 1 and re.fullmatch(r"[A-Za-z]+[\w.+-]*", next(iter(licences)))
-    task = "text-generation" if opened.head == "lm" else "text-classification"
     facts = {
         "library_name": "transformers",
-        "pipeline_tag": task,
+        "pipeline_tag": PIPELINES[opened.head],
         "license": licences.pop().lower() if agreed else "other",
         "tags": ["llmkit"],
     }
@@ -109,10 +136,9 @@ def front_matter(opened: Opened) -> str:
 
 def summary(opened: Opened, figures: dict[str, Any], kind: str) -> str:
     """What it is, in one sentence."""
-    what = {"lm": "language model", "chat": "language model tuned to answer", "score": "reward model"}[kind]
     s = opened.net.settings
     return (
-        f"A decoder-only {what} of {size.parameters(opened.net) / 1e6:.1f} million parameters "
+        f"A {WHAT[kind]} of {size.parameters(opened.net) / 1e6:.1f} million parameters "
         f"({s.layers} layers, width {s.width}, vocabulary {s.vocab_size}, context {s.context} tokens), "
         f"made with llmkit and stored as `{figures['architecture']}` in {figures['dtype']}."
     )

@@ -19,7 +19,7 @@ from llmkit.config import Field, Section
 from llmkit.errors import ConfigError, DataError, ExportRefused
 from llmkit.log import say
 from llmkit.models import heads
-from llmkit.models.hf import card, gate, weights
+from llmkit.models.hf import card, gate, labels, weights
 from llmkit.opened import Opened, open_model
 from llmkit.tokenizer.export import FILES
 from llmkit.tokenizer.vocabulary import Tokenizer
@@ -72,7 +72,8 @@ def publish(
         first = ids[f"{net.settings.start}_token_id"]
         if first is not None:
             ids["decoder_start_token_id"] = first[0] if isinstance(first, list) else first
-    manifest.write_json(out / "config.json", family.config(net.settings, head, ids, settings.dtype))
+    config = family.config(net.settings, head, ids, settings.dtype) | labels.config(net, head)
+    manifest.write_json(out / "config.json", config)
     if head in ("lm", "seq2seq"):
         stated = {key: value for key, value in ids.items() if value is not None}
         manifest.write_json(out / "generation_config.json", stated)
@@ -80,7 +81,7 @@ def publish(
     for name in FILES if tokenizer else ():
         if (tokenizer.folder / name).is_file():
             shutil.copyfile(tokenizer.folder / name, out / name)
-    tied = head != "score" and net.settings.tie
+    tied = net is heads.trunk_of(net) and net.settings.tie
     original = gate.Original(net, head, tokenizer, family.trace(net), tied)
     figures = gate.prove(out, original, heldout)
     return {"architecture": family.architectures[head], "dtype": settings.dtype, **figures}

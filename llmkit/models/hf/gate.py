@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from llmkit.errors import ExportRefused
+from llmkit.models.heads import LABELLED
 from llmkit.tokenizer import chat
 from llmkit.tokenizer.check import NASTY
 from llmkit.tokenizer.vocabulary import Tokenizer
@@ -36,6 +38,8 @@ PROBE_TOKENS = 48
 """Positions of the row on which every layer's output is compared."""
 NEW_TOKENS = 24
 """Length of each greedy continuation."""
+POOLED = ("score", "classify")
+"""Heads that say something about a whole text: a decoder's at its last token."""
 MAX_LOGITS = 1 << 25
 """Logits kept for the comparison, over all rows: bounds the memory of the gate to 128 MiB per copy."""
 
@@ -91,7 +95,7 @@ def build(original: Original, heldout: str | None) -> tuple[dict, dict]:
 def pick_rows(original: Original, heldout: str | None, rows: int = 4, length: int = 256):
     """-> tokens (N, T), right-padded, and lengths (N,): text from different places, or random ids.
 
-    With a tokenizer the rows have several lengths, so that the pad id is proved too. A score head is given
+    With a tokenizer the rows have several lengths, so that the pad id is proved too. A pooled head is given
     whole conversations as well: their last token is where a wrong pad id would show.
     """
     tokenizer, vocab = original.tokenizer, original.net.settings.vocab_size
@@ -105,7 +109,7 @@ def pick_rows(original: Original, heldout: str | None, rows: int = 4, length: in
         cut = torch.randint(vocab, (rows, length), generator=generator).tolist()
     if tokenizer:
         cut = [ids[: max(1, len(ids) - i * (length // 8))] for i, ids in enumerate(cut)]
-        cut += [case["ids"] for case in chats(tokenizer)] if original.head == "score" else []
+        cut += [case["ids"] for case in chats(tokenizer)] if original.head in POOLED else []
     tokens = torch.full((len(cut), max(map(len, cut))), tokenizer.pad if tokenizer else 0, dtype=torch.int64)
     for row, ids in zip(tokens, cut, strict=True):
         row[: len(ids)] = torch.tensor(ids)
@@ -113,11 +117,15 @@ def pick_rows(original: Original, heldout: str | None, rows: int = 4, length: in
 
 
 def outputs(original: Original, tokens, lengths):
-    """Logits (N, T, V), zero past a row's length; with a score head the last token's score (N, 1)."""
+    """Logits (N, T, V), zero past a row's length; of labels (N, T, L), of whole texts (N, L)."""
     net, ends = original.net, lengths.tolist()
+    rows = [row[None, :n] for row, n in zip(tokens, ends, strict=True)]
     if original.head == "score":
-        rows = [row[None, :n] for row, n in zip(tokens, ends, strict=True)]
         return torch.stack([net.scores(row)[0, -1:] for row in rows])
+    if original.head == "classify":
+        return torch.stack([net.label_logits(row)[0, 0] for row in rows])
+    if original.head in LABELLED:
+        return pad_sequence([net.label_logits(row)[0] for row in rows], batch_first=True)
     out = torch.zeros(*tokens.shape, net.settings.vocab_size)
     for i, n in enumerate(ends):
         source = {"source": tokens[i - 1][None, : ends[i - 1]]} if original.head == "seq2seq" else {}
@@ -134,9 +142,13 @@ def activations(original: Original, tokens) -> dict:
             seen[name] = (out[0] if isinstance(out, tuple) else out).detach().clone()
 
         handles.append(module.register_forward_hook(keep))
-    hidden = original.net.hidden(tokens, **({"source": tokens} if original.head == "seq2seq" else {}))
-    if original.head != "score":
-        original.net.logits(hidden)
+    net, source = original.net, {"source": tokens} if original.head == "seq2seq" else {}
+    if original.head in LABELLED:
+        net.label_logits(tokens)
+    else:
+        hidden = net.hidden(tokens, **source)
+        if original.head != "score":
+            net.logits(hidden)
     for handle in handles:
         handle.remove()
     return seen

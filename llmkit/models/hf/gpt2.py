@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from llmkit.errors import ConfigError
 from llmkit.models.decoder import Decoder, Settings
-from llmkit.models.hf.llama import trunk_of
+from llmkit.models.heads import trunk_of
+from llmkit.models.hf import labels
 from llmkit.models.hf.names import Names
 from llmkit.registry import register
 
@@ -36,13 +37,16 @@ OPTIONS = {"positions", "norm", "mlp", "bias"}
 
 @register("export", "gpt2")
 class Gpt2:
-    """What export and import know about GPT-2; `head` is "lm" or "score" throughout."""
+    """What export and import know about GPT-2; `head` is one of `architectures` throughout."""
 
     model_type = "gpt2"
     architectures: ClassVar[dict[str, str]] = {
         "lm": "GPT2LMHeadModel",
         "score": "GPT2ForSequenceClassification",
+        "classify": "GPT2ForSequenceClassification",
+        "tag": "GPT2ForTokenClassification",
     }
+    heads: ClassVar[dict[str, str]] = {"classify": "score", "tag": "classifier"}
 
     @staticmethod
     def matches(net: nn.Module) -> bool:
@@ -60,6 +64,9 @@ class Gpt2:
         shrink = trunk_of(net).wider
         tensors = {name.removeprefix("trunk."): p.detach() for name, p in net.named_parameters()}
         for name, tensor in tensors.items():
+            if labels.owns(name):
+                yield labels.theirs(Gpt2.heads, name), tensor
+                continue
             layer, inside, leaf = name.partition(".self_attn.")
             part, _, kind = leaf.partition(".")
             if inside and part in FUSED:
@@ -75,7 +82,7 @@ class Gpt2:
     @staticmethod
     def take(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """A tensor of theirs as ours; none for the causal mask that old checkpoints hold."""
-        if not name.startswith(("transformer.", "lm_head", "score")):
+        if not name.startswith(("transformer.", "lm_head", "score", "classifier")):
             name = f"transformer.{name}"  # the original release has no prefix
         if name.endswith((".attn.bias", ".attn.masked_bias")):
             return
@@ -129,8 +136,6 @@ class Gpt2:
             "torch_dtype": dtype,
             "dtype": dtype,
         }
-        if head == "score":
-            config |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
         return config
 
     allowed: ClassVar[dict[str, Any]] = {

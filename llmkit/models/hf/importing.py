@@ -18,8 +18,10 @@ from llmkit.checkpoint import fragments
 from llmkit.checkpoint.store import Store
 from llmkit.config import parse_yaml
 from llmkit.errors import CheckpointError, ConfigError, LlmkitError, TrustError
-from llmkit.log import say
-from llmkit.models.hf import weights
+from llmkit.log import say, warn
+from llmkit.models.blocks import initialise
+from llmkit.models.heads import LabelNet, kind
+from llmkit.models.hf import labels, weights
 from llmkit.tokenizer.export import FILES
 from llmkit.tokenizer.vocabulary import Tokenizer
 
@@ -54,6 +56,8 @@ def work(hf_dir: str | Path, out: Path) -> dict:
 def save(net: nn.Module, out: Path, tokenizer: Path | None, facts: dict) -> Path:
     """Publish `net` as step 0 of the run directory `out`, with the tokenizer that is in `tokenizer`."""
     recipe = {"model": net.settings.model_dump(mode="json"), "run": {"out": str(out), "steps": 0}}
+    if isinstance(net, LabelNet):
+        recipe["objective"] = {"name": net.head, "labels": list(net.labels), "several": net.several}
     state = {"step": 0, "optimizer_steps": {"model": 0}, "objective": {}}
 
     def write(staging: Path) -> list[str]:
@@ -105,10 +109,13 @@ def read(folder: Path) -> nn.Module:
     refuse_pickles(folder)
     for file in weights.files(folder):
         trust.tensor_header(file)
-    shapes = weights.shapes(folder)
-    head = "score" if "score.weight" in shapes else "lm"
+    shapes, stated = weights.shapes(folder), trust.plain_config(folder / "config.json", labels.STATED)
+    head, outputs = head_of(family, shapes, stated)
     tensors: dict = {}
     for name, tensor in weights.read(folder):
+        if outputs and (ours := labels.ours(family.heads, head, name)):
+            tensors[ours] = tensor
+            continue
         for ours, part in family.take(name, tensor):
             if ours in tensors and not part.equal(tensors[ours]):
                 raise CheckpointError(
@@ -117,12 +124,36 @@ def read(folder: Path) -> nn.Module:
             tensors[ours] = part
     if hasattr(family, "settle"):
         settings = family.settle(settings, tensors)
-    net = build(settings, head)
-    if head == "score":
-        tensors = {n if n == "score.weight" else f"trunk.{n}": tensor for n, tensor in tensors.items()}
+    net = build(settings, head, outputs)
+    if outputs or head == "score":
+        own = dict(net.named_parameters())
+        tensors = {name if name in own else f"trunk.{name}": tensor for name, tensor in tensors.items()}
+    if outputs:
+        labels.settle(net, stated)
+    else:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
     untie(tensors, net, folder)
+    if kind(net) == "masked" and not any(name.startswith("lm_head.") for name in tensors):
+        warn(f"{folder}: has no head that guesses masked tokens; a fresh one is drawn, to be trained first")
+        fresh = initialise(build(settings, head), seed=0).named_parameters()
+        tensors |= {name: p.detach() for name, p in fresh if name.startswith("lm_head.")}
     fill(net, tensors, folder)
     return net
+
+
+def head_of(family, shapes: dict[str, tuple[int, ...]], stated: dict) -> tuple[str, int | None]:
+    """What the net of a foreign directory ends in, and in how many labels, if it is labels.
+
+    One number for a whole text is a decoder's score.
+    """
+    head = labels.head_in(stated)
+    if head is None:
+        return "score" if "score.weight" in shapes else "lm", None
+    matrix = f"{family.heads.get(head, 'score')}.weight"
+    if matrix not in shapes:
+        raise CheckpointError(f"config.json states {stated['architectures'][0]}, but there is no {matrix}")
+    outputs = shapes[matrix][0]
+    return ("score", None) if matrix == "score.weight" and outputs == 1 else (head, outputs)
 
 
 def _rule(error: ValueError) -> str:

@@ -15,20 +15,25 @@ from torch import Tensor, nn
 
 from llmkit.errors import ConfigError, ExportRefused
 from llmkit.models.decoder import Decoder, Settings
-from llmkit.models.heads import ScoreNet
+from llmkit.models.heads import trunk_of
+from llmkit.models.hf import labels
 from llmkit.models.rotary import Scaling, stretched_base
 from llmkit.registry import register
 
 
 @register("export", "llama")
 class Llama:
-    """What export and import know about the Llama family; `head` is "lm" or "score" throughout."""
+    """What export and import know about the Llama family; `head` is one of `architectures` throughout."""
 
     model_type = "llama"
     architectures: ClassVar[dict[str, str]] = {
         "lm": "LlamaForCausalLM",
         "score": "LlamaForSequenceClassification",
+        "classify": "LlamaForSequenceClassification",
+        "tag": "LlamaForTokenClassification",
     }
+    heads: ClassVar[dict[str, str]] = {"classify": "score", "tag": "score"}
+    """Their name of the matrix that gives labels, by head."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """Options (`Settings.options`) that a net of this family has."""
     knows: ClassVar[frozenset[str]] = frozenset({"bias"})
@@ -48,6 +53,9 @@ class Llama:
         """Every tensor of the export: (their name, tensor). muP's multiplier goes into the last norm."""
         shrink = 1.0 if trunk_of(net).settings.mup_width is None else trunk_of(net).wider
         for name, p in net.named_parameters():
+            if labels.owns(name):
+                yield labels.theirs(cls.heads, name), p
+                continue
             name = name.removeprefix("trunk.")
             tensor = p.detach() / shrink if name == "norm.weight" and shrink != 1 else p
             yield from cls.theirs(name, tensor)
@@ -112,8 +120,6 @@ class Llama:
             "dtype": dtype,
             **cls.extras(s),
         }
-        if head == "score":
-            config |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
         return config
 
     @staticmethod
@@ -186,11 +192,6 @@ class Llama:
     def options(config: dict) -> dict[str, Any]:
         """Our settings that only this family has."""
         return {"bias": config.get("attention_bias", False)}
-
-
-def trunk_of(net: nn.Module) -> nn.Module:
-    """The text net itself, without the head that it may be inside of."""
-    return net.trunk if isinstance(net, ScoreNet) else net
 
 
 def rope_dialect(s: Settings) -> tuple[float, dict[str, Any] | None]:

@@ -15,6 +15,8 @@ class Mistral(Llama):
     architectures: ClassVar[dict[str, str]] = {
         "lm": "MistralForCausalLM",
         "score": "MistralForSequenceClassification",
+        "classify": "MistralForSequenceClassification",
+        "tag": "MistralForTokenClassification",
     }
     needs = frozenset({"window"})
     knows = frozenset()

@@ -27,6 +27,8 @@ class Mixtral(Llama):
     architectures: ClassVar[dict[str, str]] = {
         "lm": "MixtralForCausalLM",
         "score": "MixtralForSequenceClassification",
+        "classify": "MixtralForSequenceClassification",
+        "tag": "MixtralForTokenClassification",
     }
     needs = frozenset({"experts"})
     knows = frozenset({"window"})

@@ -1,4 +1,4 @@
-"""Our encoder of style "modernbert" as Hugging Face's ModernBertForMaskedLM, both ways.
+"""Our encoder of style "modernbert" as ModernBertForMaskedLM, or with a head of labels, both ways.
 
 Theirs keeps queries, keys and values in one matrix, and both halves of the gated MLP in another.
 """
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from llmkit.errors import ConfigError
 from llmkit.models.encoder import Encoder, Settings
+from llmkit.models.heads import trunk_of
+from llmkit.models.hf import labels
 from llmkit.models.hf.names import Names
 from llmkit.registry import register
 
@@ -41,21 +43,31 @@ class ModernBert:
     """What export and import know about ModernBERT."""
 
     model_type = "modernbert"
-    architectures = {"masked": "ModernBertForMaskedLM"}
+    architectures = {
+        "masked": "ModernBertForMaskedLM",
+        "classify": "ModernBertForSequenceClassification",
+        "tag": "ModernBertForTokenClassification",
+        "span": "ModernBertForQuestionAnswering",
+    }
+    heads = {"classify": "classifier", "tag": "classifier", "span": "classifier"}
 
     @staticmethod
     def matches(net: nn.Module) -> bool:
-        """True if `net` is an encoder of ours in ModernBERT's style."""
-        return isinstance(net, Encoder) and net.settings.style == "modernbert"
+        """True if `net` is an encoder of ours in ModernBERT's style, with any head."""
+        return isinstance(trunk_of(net), Encoder) and net.settings.style == "modernbert"
 
     @staticmethod
     def give(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the export: (their name, tensor)."""
-        inside = {part for parts in FUSED.values() for part in parts}
+        inside, trunk = {part for parts in FUSED.values() for part in parts}, trunk_of(net)
         for name, p in net.named_parameters():
+            if labels.owns(name):
+                yield labels.theirs(ModernBert.heads, name), p
+                continue
+            name = name.removeprefix("trunk.")
             if name.split(".", 2)[-1] not in inside:  # muP's factor goes into the norm before the output
-                yield NAMES.theirs(name), p / net.lm_head.wider if name == "lm_head.norm.weight" else p
-        for i, layer in enumerate(net.layers):
+                yield NAMES.theirs(name), p / trunk.lm_head.wider if name == "lm_head.norm.weight" else p
+        for i, layer in enumerate(trunk.layers):
             for theirs, parts in FUSED.items():
                 yield f"model.layers.{i}.{theirs}", torch.cat([layer.get_parameter(part) for part in parts])
 
@@ -75,8 +87,9 @@ class ModernBert:
     @staticmethod
     def trace(net: nn.Module) -> dict[str, nn.Module]:
         """{their module name: our module} where both sides have the output, in order of the forward."""
-        modules = {"model.embeddings.norm": net.norm_in}
-        for i, layer in enumerate(net.layers):
+        trunk = trunk_of(net)
+        modules = {"model.embeddings.norm": trunk.norm_in}
+        for i, layer in enumerate(trunk.layers):
             modules |= {
                 f"model.layers.{i}.attn_norm": layer.attn_norm,
                 f"model.layers.{i}.attn": layer.self_attn,
@@ -84,7 +97,7 @@ class ModernBert:
                 f"model.layers.{i}.mlp": layer.mlp,
                 f"model.layers.{i}": layer,
             }
-        return modules | {"model.final_norm": net.norm_out, "head": net.lm_head}
+        return modules | {"model.final_norm": trunk.norm_out, "head": trunk.lm_head}
 
     @staticmethod
     def config(settings: Settings, head: str, ids: dict[str, int | list[int] | None], dtype: str) -> dict:
@@ -96,7 +109,7 @@ class ModernBert:
         theta = {"full_attention": s.rope_theta, "sliding_attention": s.local_theta}
         eos = ids["eos_token_id"]
         return {
-            "architectures": ["ModernBertForMaskedLM"],
+            "architectures": [ModernBert.architectures[head]],
             "model_type": "modernbert",
             "vocab_size": s.vocab_size,
             "hidden_size": s.width,
@@ -105,6 +118,8 @@ class ModernBert:
             "intermediate_size": s.mlp_dim,
             "hidden_activation": "gelu",
             "classifier_activation": "gelu",
+            "classifier_dropout": s.dropout,
+            "classifier_pooling": "cls",
             "max_position_embeddings": s.context,
             "initializer_range": s.init_std,
             "norm_eps": s.norm_eps,
@@ -137,6 +152,7 @@ class ModernBert:
         "intermediate_size": int,
         "hidden_activation": str,
         "classifier_activation": str,
+        "classifier_pooling": str,
         "max_position_embeddings": int,
         "initializer_range": (int, float),
         "norm_eps": (int, float),

@@ -15,6 +15,8 @@ class Qwen3(Llama):
     architectures: ClassVar[dict[str, str]] = {
         "lm": "Qwen3ForCausalLM",
         "score": "Qwen3ForSequenceClassification",
+        "classify": "Qwen3ForSequenceClassification",
+        "tag": "Qwen3ForTokenClassification",
     }
     needs = frozenset({"qk_norm"})
     knows = frozenset({"window"})

@@ -26,6 +26,9 @@ AUTO = {
     "masked": transformers.AutoModelForMaskedLM,
     "seq2seq": transformers.AutoModelForSeq2SeqLM,
     "score": transformers.AutoModelForSequenceClassification,
+    "classify": transformers.AutoModelForSequenceClassification,
+    "tag": transformers.AutoModelForTokenClassification,
+    "span": transformers.AutoModelForQuestionAnswering,
 }
 DIALECTS = {
     "transformers 4": ("rope_parameters", "layer_types"),
@@ -94,9 +97,9 @@ def logit_diffs(model, tensors: dict) -> dict[str, float]:
 
 @torch.no_grad()
 def logit_diff(model, case: dict) -> float:
-    """Largest absolute difference of logits, or of pooled scores, over the held-out rows; NaN stays NaN.
+    """Largest absolute difference of logits, or of those of whole texts, over all rows; NaN stays NaN.
 
-    A score's row is given with its padding, so that the pad id is proved as well.
+    A row that is judged as a whole is given with its padding, so that the pad id is proved as well.
     """
     worst = torch.tensor(0.0)
     for i, length in enumerate(case["lengths"].tolist()):
@@ -108,7 +111,10 @@ def logit_diff(model, case: dict) -> float:
             mask = (torch.arange(len(row)) < length).long()
             got = model(input_ids=row[None], attention_mask=mask[None]).logits[0]
         else:
-            got, want = model(input_ids=row[None, :length]).logits[0], want[:length]
+            out = model(input_ids=row[None, :length])
+            ends = "start_logits" in out
+            logits = torch.stack([out.start_logits, out.end_logits], -1) if ends else out.logits
+            got, want = logits[0], want[:length]
         worst = torch.maximum(worst, (got - want).abs().max())
     return worst.item()
 

