@@ -105,6 +105,19 @@ def pairs(step: int, draw: int, slot: int) -> Batch:
     return {**batch, "ends": ends[:, None], "valid": valid, "margin": margin}
 
 
+def rated(step: int, draw: int, slot: int) -> Batch:
+    """Two examples a row, good and bad in turn, and the same shape of lent replies, for kto."""
+    batch, lent = packed(step, draw, slot), packed(step, draw + 99, slot)
+    valid = torch.full((ROWS, 2), not empty(step, slot))
+    desirable = torch.tensor([[True, False]] * ROWS)
+    return {
+        **batch,
+        **{f"lent_{key}": lent[key] for key in ("tokens", "segments", "labels")},
+        "valid": valid,
+        "desirable": desirable,
+    }
+
+
 def prompts(step: int, draw: int, slot: int) -> Batch:
     """Two prompts of two to four tokens, or none; a reply ends with token 2 or 3."""
     generator = keyed("prompts", step, draw, slot)
@@ -346,6 +359,9 @@ PROBLEMS = {
     "denoise": ours("denoise", sources, "tokens", encdec),
     "reward": ours("reward", pairs, "pairs", margin=0.5, centering=0.01),
     "dpo": ours("dpo", pairs, "pairs", sft_weight=0.2),
+    "simpo": ours("simpo", pairs, "pairs"),
+    "orpo": ours("orpo", pairs, "text_tokens"),
+    "kto": ours("kto", rated, "examples", beta=1.0),
     "grpo": ours(
         "grpo",
         prompts,

@@ -7,8 +7,11 @@ from llmkit.models.blocks import initialise
 from llmkit.models.decoder import Decoder, Settings
 from llmkit.models.heads import with_head
 from llmkit.objectives.phase import add
+from llmkit.objectives.tune.cpo import Cpo
 from llmkit.objectives.tune.dpo import Dpo
+from llmkit.objectives.tune.orpo import Orpo
 from llmkit.objectives.tune.reward import Reward
+from llmkit.objectives.tune.simpo import SimPo
 from llmkit.tokenizer.vocabulary import Tokenizer
 from tests.data.sets.conftest import collected
 
@@ -81,7 +84,16 @@ def test_a_template_that_changes_an_answered_prompt_is_refused(tmp_path, tokeniz
 
 
 @pytest.mark.parametrize(
-    ("objective", "head"), [(Dpo(Dpo.Settings(sft_weight=0.5)), "lm"), (Reward(Reward.Settings()), "score")]
+    ("objective", "head"),
+    [
+        (Dpo(Dpo.Settings(sft_weight=0.5)), "lm"),
+        (Dpo(Dpo.Settings(loss="ipo", divergence="js")), "lm"),
+        (SimPo(SimPo.Settings()), "lm"),
+        (Cpo(Cpo.Settings()), "lm"),
+        (Orpo(Orpo.Settings()), "lm"),
+        (Orpo(Orpo.Settings(convention="llamafactory")), "lm"),
+        (Reward(Reward.Settings()), "score"),
+    ],
 )
 def test_packed_pairs_give_the_loss_and_gradient_of_unpacked_ones(
     tmp_path, tokenizer, pairs, objective, head

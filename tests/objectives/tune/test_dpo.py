@@ -1,12 +1,15 @@
 """Golden values: TRL 1.16, OpenRLHF 0.11 and the papers' formulas, worked out by hand."""
 
+import math
+
 import pytest
 import torch
 
 from llmkit import config
 from llmkit.errors import ConfigError
 from llmkit.objectives.phase import add
-from llmkit.objectives.tune.dpo import Dpo, preference_loss, sum_by_reply
+from llmkit.objectives.tune.dpo import Dpo, preference_loss, scores
+from llmkit.objectives.tune.pairwise import Replies, sum_by_reply
 
 
 @pytest.mark.parametrize(
@@ -16,22 +19,53 @@ from llmkit.objectives.tune.dpo import Dpo, preference_loss, sum_by_reply
         ("sigmoid", 0.1, 0.6543966601),
         ("robust", 0.1, 0.6318966601),
         ("hinge", 0.0, 0.9),
+        ("exo_pair", 0.1, 0.4571891783),
     ],
 )
 def test_losses_of_one_pair_whose_log_ratios_differ_by_one(loss, smoothing, expected):
     one = torch.tensor(1.0, dtype=torch.float64)
-    got = preference_loss(loss, one, one, beta=0.1, smoothing=smoothing).item()
+    got = preference_loss(loss, one, beta=0.1, smoothing=smoothing).item()
     assert got == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("loss", "beta", "expected"),
-    [("ipo", 0.1, 22.1684027778), ("ipo_sum", 0.1, 16.0), ("sigmoid_norm", 5.0, 0.2091449529)],
-)
-def test_losses_that_care_for_the_length_of_the_replies(loss, beta, expected):
+def lengths_differ() -> Replies:
     """Log-ratio 0.5 over 4 chosen tokens, -0.5 over 3 rejected ones."""
-    delta, mean = torch.tensor([1.0, 0.5 / 4 + 0.5 / 3], dtype=torch.float64)
-    assert preference_loss(loss, delta, mean, beta).item() == pytest.approx(expected, abs=1e-9)
+    made = torch.tensor([[[-2.0, -4.0]], [[4.0, 3.0]], [[-2.5, -3.5]]], dtype=torch.float64)
+    return Replies(*made)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"loss": "ipo"}, 22.1684027778),
+        ({"loss": "ipo", "convention": "openrlhf"}, 16.0),
+        ({"loss": "sigmoid_norm", "beta": 5.0}, 0.2091449529),
+    ],
+)
+def test_losses_that_care_for_the_length_of_the_replies(settings, expected):
+    loss = Dpo(Dpo.Settings(**settings)).pair_loss(lengths_differ())
+    assert loss.item() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "expected"),
+    [
+        ("reverse_kl", 0.4),
+        ("forward_kl", 1 - math.exp(-0.4)),
+        ("js", math.log(2 * math.exp(0.4) / (math.exp(0.4) + 1))),
+        ("alpha", (math.exp(-0.2) - 1) / -0.5),
+    ],
+)
+def test_scores_are_derivatives_of_the_divergence_with_trls_constants(divergence, expected):
+    """f' at t = exp(0.4), written out; 0 where policy and reference agree."""
+    got = scores(divergence, torch.tensor([0.4, 0.0], dtype=torch.float64))
+    assert got.tolist() == pytest.approx([expected, 0.0], abs=1e-12)
+
+
+def test_an_alpha_of_one_is_the_reverse_kl_and_nearly_one_is_near_it():
+    ratio = torch.tensor([0.4, -3.0], dtype=torch.float64)
+    assert torch.equal(scores("alpha", ratio, alpha=1.0), ratio)
+    torch.testing.assert_close(scores("alpha", ratio, alpha=1.0001), ratio, rtol=1e-3, atol=0)
 
 
 def packed(valid=(True, True)):
@@ -123,6 +157,15 @@ def test_the_reference_gets_no_gradient():
     assert REFERENCE.given.grad is None
 
 
-def test_smoothing_of_a_loss_that_ignores_it_is_refused():
-    with pytest.raises(ConfigError, match="label_smoothing does nothing to the ipo loss"):
-        config.resolve(Dpo.Settings, {"loss": "ipo", "label_smoothing": 0.1})
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing does nothing to the ipo loss"),
+        ({"loss": "exo_pair"}, "exo_pair needs a label_smoothing above 0"),
+        ({"convention": "openrlhf"}, "convention=openrlhf is about ipo, not sigmoid"),
+        ({"alpha": 0.3}, "alpha does nothing to reverse_kl"),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        config.resolve(Dpo.Settings, settings)
