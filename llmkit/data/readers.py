@@ -113,14 +113,15 @@ def _printable(value: Any) -> str:
     return str(value).encode("utf-8", "replace").decode()[:200]
 
 
-def parquet_rows(path: Path, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a .parquet file with those of `columns` that it has, a few hundred at a time."""
+def parquet_rows(path: Path, name: str, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+    """The rows of a .parquet file with those of `columns` that it has, or all; some hundreds at a time."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            present = [column for column in columns if column in file.schema_arrow.names]
+            names = file.schema_arrow.names
+            present = [name_ for name_ in names if columns is None or name_ in columns]
             number = 0
             for batch in file.iter_batches(batch_size=256, columns=present):
                 for row in batch.to_pylist():

@@ -3,6 +3,8 @@
     documents      {id, source, text}
     conversations  {id, source, messages: [{role, content}, ...], answer?}
     pairs          {id, source, prompt: [{role, content}, ...], chosen, rejected, margin?}
+    unpaired       {id, source, prompt: [{role, content}, ...], reply, desirable}   true or false
+    prompts        {id, source, prompt: [{role, content}, ...], answer?}
     labelled       {id, source, text, label}                 classification; a label is a name
     tagged         {id, source, tokens: [...], tags: [...]}  one tag to a token: entities, parts of speech
     text_pairs     {id, source, input, target}               translation, summarisation
@@ -17,18 +19,23 @@ from llmkit.data.clean import clean
 
 ROLES = ("system", "user", "assistant")
 
-Kind = Literal["documents", "conversations", "pairs", "labelled", "tagged", "text_pairs", "questions"]
+Kind = Literal[
+    "documents", "conversations", "pairs", "unpaired", "prompts",
+    "labelled", "tagged", "text_pairs", "questions",
+]  # fmt: skip
 TEXTS: dict[str, tuple[str, ...]] = {
     "documents": ("text",),
     "conversations": ("messages",),
     "pairs": ("prompt", "chosen", "rejected"),
+    "unpaired": ("prompt", "reply", "desirable"),
+    "prompts": ("prompt",),
     "labelled": ("text", "label"),
     "tagged": ("tokens", "tags"),
     "text_pairs": ("input", "target"),
     "questions": ("question", "context", "answers"),
 }
 """What every record of a kind has, beside its id and source."""
-OPTIONAL = {"conversations": ("answer",), "pairs": ("margin",)}
+OPTIONAL = {"conversations": ("answer",), "prompts": ("answer",), "pairs": ("margin",)}
 LISTS = ("tokens", "tags", "answers")
 
 
@@ -53,6 +60,8 @@ def _tidy_value(value: Any, key: str) -> tuple[Any, str | None]:
         return _tidy_messages(value, last="assistant" if key == "messages" else "user")
     if key == "margin":
         return value, None if isinstance(value, (int, float)) else "margin_is_not_a_number"
+    if key == "desirable":
+        return value, None if isinstance(value, bool) else "desirable_is_not_true_or_false"
     if key == "label" and isinstance(value, int):
         value = str(value)
     if key == "context" and value == "":
@@ -92,7 +101,7 @@ def _tidy_messages(messages: Any, last: str) -> tuple[Any, str | None]:
 
 def prompt(kind: str, record: dict[str, Any]) -> str:
     """What decides whether a record is held out: what is asked, without the answer, label or target."""
-    if kind in ("conversations", "pairs"):
+    if kind in ("conversations", "pairs", "unpaired", "prompts"):
         messages = record["messages" if kind == "conversations" else "prompt"]
         first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
         return _spoken(messages[:first] or messages[:1])
@@ -103,7 +112,7 @@ def prompt(kind: str, record: dict[str, Any]) -> str:
 
 def content(kind: str, record: dict[str, Any]) -> str:
     """All text of a record, by which duplicates are found."""
-    return "\n".join(_joined(record[key]) for key in TEXTS[kind])
+    return "\n".join(_joined(record[key]) for key in TEXTS[kind] if key != "desirable")
 
 
 def _joined(value: Any) -> str:

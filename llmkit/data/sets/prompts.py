@@ -36,7 +36,7 @@ class Prompts:
 
     class Settings(Section):
         name: Literal["prompts"] = "prompts"
-        data: str = Field(description="directory made by `data collect kind=conversations`")
+        data: str = Field(description="directory made by `data collect kind=prompts` or kind=conversations")
         tokenizer: str = Field(description="directory made by `tokenizer train`")
         prompt_len: int = Field(128, gt=0, description="longest prompt in tokens; longer ones are dropped")
         needs: list[str] = Field(
@@ -81,7 +81,7 @@ class Prompts:
     def _prompt(self, record: dict[str, Any]):
         """(token ids, record), the last reply taken away; None for a record that is of no use."""
         self.counts["conversations"] += 1
-        messages = record["messages"]
+        messages = record["prompt"] if "prompt" in record else record["messages"]
         while messages and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
         if self.settings.sources and record.get("source") not in self.settings.sources:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmkit.config import Section
-from llmkit.data import extract, readers, shapes
+from llmkit.data import extract, formats, readers, shapes
 from llmkit.errors import DataError
 from llmkit.log import warn
 from llmkit.registry import register
@@ -28,6 +28,11 @@ class Files:
         path: str = Field(description="a file or a folder")
         kind: shapes.Kind = Field("documents", description="what the files hold")
         text: str = Field("text", description="key or column that holds a document's text")
+        format: str = Field(
+            "auto",
+            description="shape of the rows, of kinds that have several: " + ", ".join(formats.FORMATS),
+        )
+        ignore: list[str] = Field([], description="fields of such rows that are left out")
         part_bytes: int = Field(
             50_000,
             ge=1000,
@@ -36,6 +41,14 @@ class Files:
         licence: str = Field(
             "not stated", description="licence of these files, for the manifest and the model card"
         )
+
+        @model_validator(mode="after")
+        def _format_is_of_the_kind(self):
+            known = [name for name, form in formats.FORMATS.items() if form.kind == self.kind]
+            if self.format != "auto" and self.format not in known:
+                theirs = ", ".join(known) or "none"
+                raise ValueError(f"format: {self.kind} have no format {self.format!r}; theirs: {theirs}")
+            return self
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -60,13 +73,17 @@ class Files:
         if format in WEB:
             yield from WEB[format](path, name)
             return
+        shaped = any(form.kind == self.kind for form in formats.FORMATS.values())
         rows = (
             readers.json_lines(path, name)
             if format == ".jsonl"
-            else readers.parquet_rows(path, name, ["id", *keys])
+            else readers.parquet_rows(path, name, None if shaped else ["id", *keys])
         )
         for row in rows:
-            if "unreadable" in row:
+            if shaped:
+                s = self.settings
+                yield from formats.converted(row, self.kind, s.format, tuple(s.ignore))
+            elif "unreadable" in row:
                 yield row
             else:
                 named = (

@@ -254,7 +254,8 @@ class PolicyGradient(Objective):
         """A table of the last replies: what was asked, said and expected, and the reward."""
         lines = ["| reward | asked | said | expected |", "|---|---|---|---|"]
         for record, text, ended, reward in self._table:
-            asked = next(m["content"] for m in reversed(record["messages"]) if m["role"] == "user")
+            messages = record.get("messages") or record["prompt"]
+            asked = next(m["content"] for m in reversed(messages) if m["role"] == "user")
             said = _cell(text) + ("" if ended else " ...")
             lines.append(f"| {reward:.3g} | {_cell(asked)} | {said} | {_cell(record.get('answer', ''))} |")
         return {"replies.txt": ("\n".join(lines) + "\n").encode()}
