@@ -35,6 +35,8 @@ HOMES = {
 """Where the components of each kind live. A module's name is the component's, `-` written as `_`."""
 
 _classes: dict[tuple[str, str], type] = {}
+loaded: list[str] = []
+"""The plug-in files that were run, for the processes that work beside this one."""
 
 
 def register(kind: str, name: str):
@@ -79,13 +81,15 @@ def _declared(file: Path, kind: str) -> str | None:
 
 def load_plugin(file: str) -> None:
     """Run a user's Python file so that the components it registers can be named in recipes."""
-    path = Path(file)
+    path = Path(file).resolve()
     if not path.is_file():
         raise ConfigError(f"--plugin {file}: there is no such file")
     spec = importlib.util.spec_from_file_location(f"llmkit_plugin_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    if str(path) not in loaded:
+        loaded.append(str(path))
 
 
 def _import_home(kind: str, name: str) -> None:

@@ -8,16 +8,21 @@ def normal(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+def digest(text: str) -> str:
+    """128 bits, in hexadecimal, that are the same for duplicates and for no others in practice."""
+    return xxhash.xxh3_128_hexdigest(normal(text).encode())
+
+
 class Seen:
-    """The texts met so far as 128-bit hashes: about 90 bytes of memory each, no false alarm in practice."""
+    """The digests met so far: about 90 bytes of memory each."""
 
     def __init__(self):
         self._digests: set[bytes] = set()
 
-    def __contains__(self, text: str) -> bool:
-        """Whether `text` was asked about before; it is remembered either way."""
-        digest = xxhash.xxh3_128_digest(normal(text).encode())
-        if digest in self._digests:
+    def __contains__(self, digest: str) -> bool:
+        """Whether `digest` was asked about before; it is remembered either way."""
+        short = bytes.fromhex(digest)
+        if short in self._digests:
             return True
-        self._digests.add(digest)
+        self._digests.add(short)
         return False

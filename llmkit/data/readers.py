@@ -21,6 +21,7 @@ import zstandard
 
 MAX_LINE = 16 << 20
 """Bytes of one line of a .jsonl. A longer one is passed over without ever being held in memory."""
+PACKED = (".gz", ".zst")
 BROKEN = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 
@@ -72,21 +73,30 @@ def _cut(held: bytes) -> int:
     return end - 1 if held[end - 1] >= 0xC0 else len(held)
 
 
-def json_lines(path: Path, name: str, max_line: int = MAX_LINE) -> Iterator[dict[str, Any]]:
-    """The objects of a .jsonl file, each with an `id` of its own or `name:line`."""
+def json_lines(
+    path: Path, name: str, start: int = 0, end: int | None = None, before: int = 0, max_line: int = MAX_LINE
+) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl file, each with an `id` of its own or `name:line`.
+
+    A stretch of it begins at the byte `start` of a line with `before` lines before it, and ends at `end`.
+    """
+    packed = path.suffix.lower() in PACKED
     try:
         with opened(path) as file:
-            for number, line in _lines(file, max_line):
+            if not packed:
+                file.seek(start)
+            for number, line in _lines(file, max_line, None if packed else end, before):
                 label = f"{name}:{number}"
                 yield unreadable(label, "too_long") if line is None else _parsed(line, label)
     except BROKEN as error:
         yield unreadable(name, "broken_file", str(error))
 
 
-def _lines(file: io.BufferedIOBase, max_line: int) -> Iterator[tuple[int, bytes | None]]:
+def _lines(
+    file: io.BufferedIOBase, max_line: int, end: int | None, number: int
+) -> Iterator[tuple[int, bytes | None]]:
     """(line number, line) of every line that is not blank; None for a line that is too long."""
-    number = 0
-    while line := file.readline(max_line + 1):
+    while (end is None or file.tell() < end) and (line := file.readline(max_line + 1)):
         number += 1
         if len(line) > max_line and not line.endswith(b"\n"):
             while (rest := file.readline(max_line)) and not rest.endswith(b"\n"):

@@ -100,7 +100,7 @@ def test_a_hundred_megabyte_line_is_passed_over_in_little_memory(tmp_path):
         file.write(b'"}\n' + b"\n".join(GOOD[1:]))
     (tmp_path / "out").mkdir()
     code = (
-        "from llmkit.data.collect import *; import sys;"
+        "from llmkit.data.collect import *; import sys; from pathlib import Path;"
         "print(work(Collect(source=sys.argv[1]), Path(sys.argv[2]))['counts']);"
         "print(*[line for line in open('/proc/self/status') if line.startswith('VmHWM')])"
     )
@@ -114,9 +114,9 @@ def test_a_hundred_megabyte_line_is_passed_over_in_little_memory(tmp_path):
 def test_without_the_cap_on_lines_the_long_line_would_be_read(tmp_path, monkeypatch):
     """The safeguard of the test above, taken out."""
     given(tmp_path, a_jsonl=b"\n".join([*GOOD, json.dumps({"text": "x " * 10_000}).encode()]))
-    monkeypatch.setattr(readers.json_lines, "__defaults__", (5_000,))
+    monkeypatch.setattr(readers.json_lines, "__defaults__", (0, None, 0, 5_000))
     assert collect(tmp_path)[0]["counts"]["rejected"] == {"too_long": 1}
-    monkeypatch.setattr(readers.json_lines, "__defaults__", (1 << 30,))
+    monkeypatch.setattr(readers.json_lines, "__defaults__", (0, None, 0, 1 << 30))
     assert collect(tmp_path, "again")[0]["counts"]["rejected"] == {}
 
 

@@ -20,6 +20,8 @@ class Lines:
         max_times: int = Field(6, ge=1, description="texts that may hold the same line")
         min_chars: int = Field(20, ge=1, description="shorter lines are left alone")
 
+    ordered = True
+
     def __init__(self, settings: Settings):
         self.settings = settings
         self.counts: Counter = Counter()

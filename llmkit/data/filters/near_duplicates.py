@@ -38,13 +38,24 @@ class NearDuplicates:
         self._shift = draw.integers(0, 1 << 63, num, dtype=numpy.uint64)
         self._bands: list[set[int]] = [set() for _ in range(settings.bands)]
 
+    ordered = True
+
     def judge(self, text: str) -> tuple[str, str | None]:
+        return text, self.met(self.sketch(text))
+
+    def sketch(self, text: str) -> str:
+        """The bands of a text, 64 bits each, in hexadecimal."""
+        bands = self.signature(text).reshape(self.settings.bands, -1)
+        return "".join(xxhash.xxh3_64_hexdigest(band.tobytes()) for band in bands)
+
+    def met(self, sketch: str) -> str | None:
+        """Whether a text with one of these bands came before; they are remembered either way."""
         met = False
-        for seen, band in zip(self._bands, self.signature(text).reshape(self.settings.bands, -1)):
-            digest = xxhash.xxh3_64_intdigest(band.tobytes())
+        for number, seen in enumerate(self._bands):
+            digest = int(sketch[16 * number : 16 * number + 16], 16)
             met |= digest in seen
             seen.add(digest)
-        return text, "near_duplicate" if met else None
+        return "near_duplicate" if met else None
 
     def signature(self, text: str) -> numpy.ndarray:
         """The least value of every hash over the sequences of the text: (bands * rows,) uint32."""

@@ -15,8 +15,12 @@ from llmkit.registry import register
 WEB = {".html": extract.html_file, ".htm": extract.html_file, ".epub": extract.epub}
 WEB |= {".warc": extract.warc, ".wet": extract.warc}
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet", *WEB)
-PACKED = (".gz", ".zst")
 WANTED = ".txt, .md, .jsonl, .html (each also .gz or .zst), .parquet, .epub, .warc or .wet"
+
+Stretch = tuple[str, int, int, int]
+"""Name of a file, first byte and the one after the last, and the lines before it."""
+PIECE = 32 << 20
+"""Bytes of files that one task reads: a second or two of work at the least."""
 
 
 @register("source", "files")
@@ -57,14 +61,28 @@ class Files:
         self.origin = f"files of the user's: {Path(settings.path).expanduser().resolve().name}"
         self.size = "as it is"
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Records of the settings' kind, and `{id, unreadable, excerpt}`. DataError if there is no file."""
+    def pieces(self) -> list[list[Stretch]]:
+        """Stretches of files, about PIECE bytes together; only plain .jsonl is cut. DataError if none."""
         root = Path(self.settings.path).expanduser()
+        pieces: list[list[Stretch]] = [[]]
+        room = PIECE
         for path in found(root):
             name = path.relative_to(root).as_posix() if root.is_dir() else path.name
-            yield from self._read(path, name)
+            for start, end, line in stretches(path):
+                if room < end - start and pieces[-1]:
+                    pieces.append([])
+                    room = PIECE
+                pieces[-1].append((name, start, end, line))
+                room -= end - start
+        return pieces
 
-    def _read(self, path: Path, name: str) -> Iterator[dict[str, Any]]:
+    def records(self, piece: list[Stretch] | None = None) -> Iterator[dict[str, Any]]:
+        """Records of the settings' kind, and `{id, unreadable, excerpt}`, of one piece or of all."""
+        root = Path(self.settings.path).expanduser()
+        for name, *stretch in piece or [stretch for piece in self.pieces() for stretch in piece]:
+            yield from self._read(root / name if root.is_dir() else root, name, *stretch)
+
+    def _read(self, path: Path, name: str, start: int, end: int, line: int) -> Iterator[dict[str, Any]]:
         keys = self._keys()
         format = suffix(path)
         if format in (".txt", ".md"):
@@ -75,7 +93,7 @@ class Files:
             return
         shaped = any(form.kind == self.kind for form in formats.FORMATS.values())
         rows = (
-            readers.json_lines(path, name)
+            readers.json_lines(path, name, start, end, line)
             if format == ".jsonl"
             else readers.parquet_rows(path, name, None if shaped else ["id", *keys])
         )
@@ -119,9 +137,28 @@ def found(root: Path) -> list[Path]:
     return wanted
 
 
+def stretches(path: Path) -> Iterator[tuple[int, int, int]]:
+    """(first byte, byte after the last, lines before) of the stretches in which to read a file."""
+    size = path.stat().st_size
+    if path.suffix.lower() != ".jsonl" or size <= PIECE:
+        yield 0, size, 0
+        return
+    start = line = lines = at = 0
+    with path.open("rb") as file:
+        while block := file.read(min(PIECE >> 3, 1 << 20)):
+            cut = block.find(b"\n") + 1 if at - start >= PIECE else 0
+            if cut:
+                yield start, at + cut, line
+                start, line = at + cut, lines + 1
+            lines += block.count(b"\n")
+            at += len(block)
+    if start < at:
+        yield start, at, line
+
+
 def suffix(path: Path) -> str:
     """The suffix that says what is in a file, without that of its packing."""
-    name = Path(path.stem) if path.suffix.lower() in PACKED else path
+    name = Path(path.stem) if path.suffix.lower() in readers.PACKED else path
     return name.suffix.lower()
 
 
