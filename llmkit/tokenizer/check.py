@@ -12,7 +12,8 @@ from pathlib import Path
 
 from llmkit.errors import DataError, ExportRefused
 from llmkit.log import say
-from llmkit.tokenizer import export
+from llmkit.tokenizer import card, export
+from llmkit.tokenizer.lines import records
 from llmkit.tokenizer.vocabulary import Tokenizer
 
 NASTY = (
@@ -51,13 +52,24 @@ def prove(folder: Path, data: Path | None = None, lines: int = 1000) -> dict[str
     return {"lines": len(held), "strings": len(strings), "mismatches": 0}
 
 
+def examine(folder: Path, data: Path | None = None, lines: int = 1000) -> dict[str, int]:
+    """`prove`, then look at what becomes of `data` by domain, and write the card -> what was proved."""
+    proof = prove(folder, data, lines)
+    tokenizer = Tokenizer.load(folder)
+    figures = card.survey(tokenizer, chain((("difficult strings", t) for t in NASTY), _texts(data)))
+    card.write(tokenizer, figures, proof, card.typed(tokenizer))
+    return proof
+
+
 def show(folder: Path, text: Path | None = None) -> None:
-    """`llmkit tokenizer check DIR [TEXT]`: `prove`, and say so. `text`: a file or a collected directory."""
+    """`llmkit tokenizer check DIR [TEXT]`: `examine`, and say so. `text`: a file or a collected directory."""
     if not (folder / "tokenizer.json").is_file():
         raise DataError(
             f"{folder / 'tokenizer.json'}: there is no such file; give a directory made by tokenizer train"
         )
-    proof = prove(folder, text)
+    proof = examine(folder, text)
+    table = [line for line in (folder / card.NAME).read_text(encoding="utf-8").splitlines() if "|" in line]
+    say("\n".join(table))
     say(f"{folder}: the same ids on {proof['lines']} lines and {proof['strings']} difficult strings")
 
 
@@ -80,6 +92,15 @@ def loaded(folder: Path):
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)
+
+
+def _texts(data: Path | None) -> Iterator[tuple[str, str]]:
+    """(domain, text) of a text file's lines, or of a collected directory's held-out texts, else of all."""
+    if data and data.is_file():
+        yield from ((data.name, line) for line in _lines(data))
+    elif data:
+        held = data / "heldout.jsonl"
+        yield from records(held if held.is_file() else data / "train.jsonl")
 
 
 def _lines(data: Path) -> Iterator[str]:

@@ -19,7 +19,10 @@ from llmkit.tokenizer.vocabulary import SPACE
 KIND = protobuf.ModelProto.SentencePiece.Type
 FLOOR = -1e5
 """Score of what text must never match: lower than that of any part spelt in single characters."""
-FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "spec.yaml")
+FILES = (
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "spec.yaml",
+    "tokenizer_card.md",
+)  # fmt: skip
 
 
 def write(folder: Path) -> None:

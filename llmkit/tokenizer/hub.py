@@ -54,6 +54,10 @@ class HubPieces:
     def decode(self, ids: list[int]) -> str:
         return self._model.decode(ids, skip_special_tokens=True)
 
+    @property
+    def byte_ids(self) -> set[int]:
+        return {i for piece, i in self._model.get_vocab().items() if _BYTE.fullmatch(piece)}
+
     def piece_bytes(self) -> np.ndarray:
         out = np.zeros(self.vocab_size, dtype=np.int32)
         for piece, i in self._model.get_vocab().items():

@@ -107,7 +107,7 @@ def work(settings: TokenizerSpec, out: Path) -> dict:
         export.write(out)
     (out / "chat_template.jinja").write_text(template, encoding="utf-8")
     (out / "spec.yaml").write_text(config.dump(settings), encoding="utf-8")
-    proof = check.prove(out, Path(settings.data), settings.check_lines)
+    proof = check.examine(out, Path(settings.data), settings.check_lines)
     tokenizer = Tokenizer.load(out)
     return {
         "fingerprint": tokenizer.fingerprint,

@@ -78,6 +78,11 @@ class Tokenizer:
         return self._pieces.piece_bytes()
 
     @property
+    def byte_ids(self) -> set[int]:
+        """The ids of single bytes, which spell characters that have no piece."""
+        return self._pieces.byte_ids
+
+    @property
     def chat_template(self) -> str:
         """The jinja text of chat_template.jinja. DataError if the tokenizer has none."""
         path = self.folder / "chat_template.jinja"
@@ -116,6 +121,10 @@ class SentencePieces:
 
     def decode(self, ids: list[int]) -> str:
         return self._model.decode(ids)
+
+    @property
+    def byte_ids(self) -> set[int]:
+        return set(filter(self._model.is_byte, range(self.vocab_size)))
 
     def piece_bytes(self) -> np.ndarray:
         return np.array([self._bytes(i) for i in range(self.vocab_size)], dtype=np.int32)

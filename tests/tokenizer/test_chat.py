@@ -1,11 +1,12 @@
 """Chat: only the template makes control tokens, replies are marked, a longer chat begins like a shorter."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from llmkit.errors import DataError
-from llmkit.tokenizer import chat
+from llmkit.tokenizer import chat, train
 from llmkit.tokenizer.vocabulary import Tokenizer
 
 
@@ -110,3 +111,55 @@ def test_a_foreign_template_stays_in_its_sandbox(trained, tmp_path, template):
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(DataError, match=r"chat_template\.jinja"):
         chat.render(Tokenizer.load(folder), say("hello"))
+
+
+TEMPLATES = sorted(path.stem for path in (Path(__file__).parents[2] / "tokenizer" / "chat").glob("*.jinja"))
+LONG = [
+    {"role": "system", "content": " Be  brief.\n"},
+    *say("Hi  there\n", "Yo.\n\nIndeed ", "\n and?\t", " so", "", "x", "caf\u00e9", "\u2581<|e|>1234\n"),
+]
+
+
+@pytest.fixture(scope="module", params=TEMPLATES)
+def spoken(request, tmp_path_factory, corpus):
+    """Tokenizers of three kinds with the same template."""
+    folders = []
+    for model in ("bpe", "unigram", "byte_level"):
+        out = tmp_path_factory.mktemp(f"{request.param}_{model}")
+        spec = train.TokenizerSpec(data=str(corpus), model=model, vocab_size=600, chat=request.param)
+        train.work(spec.model_copy(update={"train_bytes": 60_000, "check_lines": 20}), out)
+        folders.append(out)
+    return folders
+
+
+def test_every_template_gives_the_ids_and_marks_of_transformers(spoken):
+    from transformers import AutoTokenizer
+
+    for folder in spoken:
+        ours, theirs = Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
+        for n, open_reply in ((9, False), (2, True), (3, False), (1, False), (8, True)):
+            out = theirs.apply_chat_template(
+                LONG[:n],
+                add_generation_prompt=open_reply,
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+            )
+            assert (out["input_ids"], out["assistant_masks"]) == chat.render(ours, LONG[:n], open_reply)
+
+
+def test_every_template_keeps_what_was_said_and_its_text(spoken):
+    for folder in spoken:
+        ours = Tokenizer.load(folder)
+        ids, mask = chat.render(ours, LONG)
+        for n in range(1, 10):
+            begun, marks = chat.render(ours, LONG[:n])
+            assert (ids[: len(begun)], mask[: len(begun)]) == (begun, marks)
+            if n % 2 == 0:
+                opened, _ = chat.render(ours, LONG[:n], open_reply=True)
+                assert ids[: len(opened)] == opened
+                assert (mask[len(opened)], mask[len(opened) - 1]) == (1, 0)
+        learned = [i for i, flag in zip(ids, mask) if flag]
+        end = chat.stop_ids(ours)[-1]
+        said = "".join(m["content"] for m in LONG if m["role"] == "assistant")
+        assert learned.count(end) == 4
+        assert ours.decode(learned).replace("\u2581", " ") == said.replace("\u2581", " ")

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from llmkit.errors import DataError, ExportRefused
-from llmkit.tokenizer import check, export
+from llmkit.tokenizer import card, check, export
 from llmkit.tokenizer.hub import HubPieces
 from llmkit.tokenizer.vocabulary import Tokenizer
 
@@ -82,5 +82,40 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path):
 
 def test_showing_a_check_says_how_much_was_compared(trained, tmp_path, capsys):
     (tmp_path / "lines.txt").write_text("one line\nanother line\n")
-    check.show(trained[0], tmp_path / "lines.txt")
-    assert "the same ids on 2 lines" in capsys.readouterr().out
+    folder = shutil.copytree(trained[0], tmp_path / "copy")
+    check.show(folder, tmp_path / "lines.txt")
+    said = capsys.readouterr().out
+    assert "the same ids on 2 lines" in said
+    assert "| lines.txt | 2 | 20 |" in said
+
+
+def test_the_card_counts_what_becomes_of_the_text(trained, corpus):
+    tokenizer = Tokenizer.load(trained[0])
+    texts = [json.loads(line)["text"] for line in (corpus / "heldout.jsonl").read_text().splitlines()]
+    ids = tokenizer.encode_all(texts)
+    size, words = sum(len(text.encode()) for text in texts), sum(len(text.split()) for text in texts)
+    tokens = sum(map(len, ids))
+    single = tokenizer.byte_ids
+    spelt = sum(i in single for row in ids for i in row)
+    text = (trained[0] / card.NAME).read_text()
+    row = f"| pydoc | {len(texts)} | {size} | {size / tokens:.2f} | {tokens / words:.2f} "
+    assert f"{row}| {100 * (1 - spelt / size):.3f} % | 0 |" in text
+    assert f"text that spells one of the {len(tokenizer.specials)} control tokens stays text" in text
+    assert "0 differences on 1000 lines" in text
+    assert "vocab_size: 2000" in text
+
+
+def test_a_round_trip_that_is_promised_and_not_kept_is_an_error(trained, monkeypatch):
+    tokenizer = Tokenizer.load(trained[0])
+    assert card.survey(tokenizer, [("a", "\u2581")])["a"].lost == 1, "promised is a space for this sign"
+    monkeypatch.setattr(tokenizer, "decode", lambda ids: "something else")
+    with pytest.raises(ExportRefused, match="does not give 'words' back"):
+        card.survey(tokenizer, [("a", "words")])
+
+
+def test_a_tokenizer_that_makes_control_tokens_of_text_is_an_error(trained, monkeypatch):
+    tokenizer = Tokenizer.load(trained[0])
+    assert card.typed(tokenizer) == 7
+    monkeypatch.setattr(tokenizer, "encode", lambda text: [tokenizer.eos])
+    with pytest.raises(ExportRefused, match="typing <s> makes the control token"):
+        card.typed(tokenizer)
