@@ -134,9 +134,11 @@ def _checkpoint(path: Path, head: str | None) -> Opened:
 
 
 def _hub(path: Path) -> Opened:
-    from llmkit.models.hf import importing
+    from llmkit.models.hf import images, importing
     from llmkit.models.hf import net as hub
 
+    if images.holds_one(path):
+        return Opened(images.read(path), None, path, None, importing.lineage(path))
     try:
         net = importing.read(path)
     except ConfigError:  # none of our architectures

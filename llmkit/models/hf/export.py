@@ -4,7 +4,8 @@
                  ─► gate: plain transformers reloads it and agrees ── no ─► ExportRefused, nothing at OUT
                  ─► README.md (model card), export_report.json
 
-`stage.perform` gives a staging directory and publishes it by rename, so a refusal leaves nothing behind.
+Models of images go through images.py. `stage.perform` gives a staging directory and publishes it by rename,
+so a refusal leaves nothing behind.
 """
 
 import shutil
@@ -17,9 +18,9 @@ from torch import nn
 from llmkit import manifest, registry, trust
 from llmkit.config import Field, Section
 from llmkit.errors import ConfigError, DataError, ExportRefused
-from llmkit.log import say
+from llmkit.log import say, warn
 from llmkit.models import heads
-from llmkit.models.hf import card, gate, labels, weights
+from llmkit.models.hf import card, gate, images, labels, weights
 from llmkit.opened import Opened, open_model
 from llmkit.tokenizer.export import FILES
 from llmkit.tokenizer.vocabulary import Tokenizer
@@ -47,11 +48,25 @@ def work(settings: Export, out: Path) -> dict:
     heldout = read_text(settings.heldout) if settings.heldout else None
     evaluation = trust.read_json(Path(settings.evaluation) / "report.json") if settings.evaluation else None
     opened = open_model(settings.ckpt)
+    if images.is_one(opened.net):
+        return _images(settings, opened, out, evaluation)
     figures = publish(opened.net, opened.tokenizer, out, settings, heldout)
     card.write(out, opened, figures, settings.title or name_of(opened), evaluation)
     manifest.write_json(out / "export_report.json", figures)
     texts, amount = figures.get("lines", 0) + figures.get("strings", 0), figures["max_abs_logit_diff"]
     say(f"export: logits agree within {amount:.1e}, the ids of {texts} texts are equal")
+    return {**figures, "licences": opened.lineage.get("sources") or {}}
+
+
+def _images(settings: Export, opened: Opened, out: Path, evaluation: dict | None) -> dict:
+    """The same for a model of images, which has a format of its own."""
+    for key in ("heldout", "family"):
+        if getattr(settings, key) != Export.model_fields[key].default:
+            warn(f"{key}: a model of images has none; it is not read")
+    figures = images.publish(opened.net, out, getattr(torch, settings.dtype), settings.shard_bytes)
+    images.write_card(out, opened, figures, settings.title or name_of(opened), evaluation)
+    manifest.write_json(out / "export_report.json", figures)
+    say(f"export: {figures['model']}, read back equal bit for bit")
     return {**figures, "licences": opened.lineage.get("sources") or {}}
 
 

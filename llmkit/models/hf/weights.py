@@ -14,14 +14,17 @@ INDEX = "model.safetensors.index.json"
 
 
 def write(folder: Path, tensors: dict[str, Tensor], kind: dtype, shard_bytes: int) -> list[str]:
-    """Write `tensors` as `kind`, at most `shard_bytes` a file unless a tensor is larger -> file names."""
+    """Write `tensors` as `kind`, at most `shard_bytes` a file unless a tensor is larger -> file names.
+
+    Whole numbers (counters in buffers) stay what they are.
+    """
     shards = split({name: t.numel() * kind.itemsize for name, t in tensors.items()}, shard_bytes)
     if len(shards) == 1:
         files = [SINGLE]
     else:
         files = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     for file, names in zip(files, shards, strict=True):
-        part = {name: tensors[name].detach().to("cpu", kind).contiguous() for name in names}
+        part = {name: _as(tensors[name].detach().to("cpu"), kind).contiguous() for name in names}
         save_file(part, folder / file, metadata={"format": "pt"})
         (folder / file).chmod(0o644)  # the library leaves it to its owner alone
     if len(shards) > 1:
@@ -30,6 +33,10 @@ def write(folder: Path, tensors: dict[str, Tensor], kind: dtype, shard_bytes: in
         index = {"metadata": {"total_size": size}, "weight_map": where}
         (folder / INDEX).write_text(json.dumps(index, indent=1))
     return files
+
+
+def _as(tensor: Tensor, kind: dtype) -> Tensor:
+    return tensor.to(kind) if tensor.is_floating_point() else tensor
 
 
 def split(sizes: dict[str, int], limit: int) -> list[list[str]]:
