@@ -1,8 +1,10 @@
 """The few HTML shapes that reports are made of. Everything that comes from a run is escaped here."""
 
+import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -74,6 +76,13 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], numb
 
 def figure(svg: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" if svg else ""
+
+
+def picture(file: Path, caption: str) -> str:
+    """A PNG or JPEG file, put into the page itself."""
+    content = base64.b64encode(file.read_bytes()).decode()
+    image = f'<img alt="{escape(caption)}" src="data:image/{file.suffix[1:]};base64,{content}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def row(*figures: str) -> str:

@@ -1,7 +1,5 @@
 """A page per run: how it went, what came out, what was asked for. A pipeline gets the pipeline's page."""
 
-import base64
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +109,5 @@ def _samples(folder: Path) -> list[str]:
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     images = [file for file in files if file.suffix in (".png", ".jpg")][-MOST_IMAGES:]
     texts = [file for file in files if file.suffix == ".txt"]
-    drawn = [
-        f'<figure><img alt="{escape(file.stem)}" src="data:image/{file.suffix[1:]};base64,'
-        f'{base64.b64encode(file.read_bytes()).decode()}"><figcaption>{escape(file.stem)}</figcaption></figure>'
-        for file in images
-    ]
+    drawn = [markup.picture(file, file.stem) for file in images]
     return [*drawn, *(markup.details(file.stem, file.read_text(encoding="utf-8")) for file in texts)]

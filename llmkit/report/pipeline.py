@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import manifest
-from llmkit.report import lineage, markup, recompute, samples, verdict
+from llmkit.report import lineage, markup, recompute, samples, verdict, vision
 from llmkit.report.curves import bars, line_chart
 from llmkit.report.markup import duration, number, percent, span
 from llmkit.report.records import Roles, Stage, read_json, series
@@ -50,6 +50,7 @@ def contents(roles: Roles, figures: dict[str, Any]) -> list[markup.Part]:
         _reward(roles, figures),
         _preference(roles, figures),
         samples.part(roles),
+        vision.part(figures.get("vision", {})),
         _origin(roles),
         recompute.part(figures),
     ]

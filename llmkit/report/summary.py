@@ -4,12 +4,14 @@ stages[] {name, seconds, status}      data {heldout}      export {path, max_abs_
 tokenizer_mismatches} pretrain {bits_per_byte, baseline {xz, bz2, unigram, kn2, kn3, kn4},
 tokens_per_second, export} sft {loss_before, loss_after, exact_match}      reward {accuracy, ci95, pairs,
 longer_wins, by_source} preference {accuracy_before, accuracy_after, ci95, chosen_logprob_change, kl}
+vision {stage: as vision.py says}
 ci95: of after - before, paired
 """
 
 from statistics import median
 from typing import Any
 
+from llmkit.report import vision
 from llmkit.report.records import Roles, Stage, series
 
 
@@ -22,6 +24,7 @@ def summary(roles: Roles) -> dict[str, Any]:
         "reward": _reward(roles),
         "preference": _preference(roles),
         "export": _export(roles.export()),
+        "vision": vision.summary(roles),
     }
     stages = [{"name": s.name, "seconds": s.seconds, "status": s.status} for s in roles.stages]
     return {"stages": stages, **{name: part for name, part in parts.items() if part}}

@@ -17,6 +17,7 @@ REPORT = {
     "reward": ["accuracy", "ci95", "pairs", "longer_wins", "by_source"],
     "preference": ["accuracy_before", "accuracy_after", "ci95", "chosen_logprob_change", "kl"],
     "export": ["path", "max_abs_logit_diff", "tokenizer_mismatches"],
+    "vision": ["vae", "dcgan", "recogniser"],
 }
 
 
@@ -62,7 +63,12 @@ def test_the_quickstart_killed_in_the_middle_continues_to_a_complete_report(quic
     assert set(report["pretrain"]["baseline"]) == {"xz", "bz2", "unigram", "kn2", "kn3", "kn4"}
     assert report["export"]["max_abs_logit_diff"] <= 5e-5
     assert report["export"]["tokenizer_mismatches"] == 0
-    assert "<html" in (folder / "runs/q/report.html").read_text()[:200]
+    for maker in ("vae", "dcgan"):
+        assert report["vision"][maker]["evaluation"]["frechet"] >= 0
+        assert report["vision"][maker]["samples"]
+    page = (folder / "runs/q/report.html").read_text()
+    assert "<html" in page[:200]
+    assert 'alt="dcgan: samples"' in page
 
 
 def test_a_finished_pipeline_does_nothing_again(quickstart):
@@ -70,7 +76,7 @@ def test_a_finished_pipeline_does_nothing_again(quickstart):
     before = (folder / "runs/q/dpo/manifest.json").stat().st_mtime_ns
     again = llmkit(folder, "run", "quickstart", "--quick", "out=runs/q")
     assert again.returncode == 0
-    assert again.stdout.count("is done already") == 15
+    assert again.stdout.count("is done already") == 20
     assert (folder / "runs/q/dpo/manifest.json").stat().st_mtime_ns == before
 
 
