@@ -96,13 +96,17 @@ class Backend:
 
     @torch.no_grad()
     def evaluate(self, phase: Phase, batch: Batch) -> Numbers:
-        """The sums that a loss sees, without gradients, in eval mode."""
+        """The sums that a loss sees, without gradients, with all nets in eval mode."""
         total = denominators(tensors(self.objective.count(phase, batch)))
         engine = self.engines[phase.net]
-        engine.eval()
+        modes = [(net, net.training) for net in self.nets.values()]
+        for module in (engine, *self.nets.values()):
+            module.eval()
         with self.autocast():
             _, seen = engine(phase, batch, total)
         engine.train()
+        for net, training in modes:
+            net.train(training)
         return seen
 
     def others(self, phase: Phase) -> list[nn.Module]:

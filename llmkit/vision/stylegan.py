@@ -36,6 +36,9 @@ class Settings(Section):
     width: int = Field(32, gt=0, description="channels of the largest maps; doubled at each smaller size")
     widest: int = Field(512, gt=0, description="most channels of any map")
     stddev_group: int = Field(4, ge=0, description="images of a minibatch-stddev group; 0: none")
+    mixing: float = Field(
+        0.9, ge=0, le=1, description="share of training images whose later layers follow a second w"
+    )
     conditional: bool = Field(False, description="tell both nets the class")
     size: int | None = Field(None, gt=0, description="height and width, 4 times a power of two")
     channels: int | None = Field(None, gt=0, description="1 or 3; default: the data's")
@@ -201,21 +204,37 @@ class Generator(nn.Module):
             x = F.leaky_relu(layer(x), 0.2) * GAIN
         return x
 
+    def mixed(self, w: Tensor, label: Tensor | None, key: Tensor) -> Tensor:
+        """w (B, W) -> (B, layers, W), a second w takes over from a random layer on (style mixing)."""
+        layers = 2 * len(self.rgb)
+        other = self.map(noise.normal(key, "mixed latent", (self.settings.latent_dim,)), label)
+        takes = noise.uniform(key, "whether mixed") < self.settings.mixing
+        first = torch.where(takes, 1 + noise.integers(key, "mixed from", layers - 1), layers)
+        later = torch.arange(layers, device=w.device) >= first[:, None]
+        return torch.where(later[..., None], other[:, None], w[:, None])
+
     def synthesise(self, w: Tensor, key: Tensor | None = None) -> Tensor:
-        """w (B, W) -> (B, C, Y, X), about [-1, 1]; every layer's noise is drawn from `key`, or is none."""
+        """w (B, W), or one for each of 2 layers a size, (B, layers, W) -> (B, C, Y, X), about [-1, 1].
+
+        Every layer's noise is drawn from `key`, or is none. An RGB layer follows the w of the layer after it.
+        """
         x, image = self.const(len(w)), None
+        at = lambda n: w if w.ndim == 2 else w[:, n]  # noqa: E731
         for i, (size, _) in enumerate(sizes(self.settings)):
             draw = lambda layer, size=size: None if key is None else noise.normal(key, layer, (1, size, size))  # noqa: E731
-            x = self.first[i](x, w, draw(f"noise {size} a"))
+            x = self.first[i](x, at(max(2 * i - 1, 0)), draw(f"noise {size} a"))
             if i:
-                x = self.second[i - 1](x, w, draw(f"noise {size} b"))
-            here = self.rgb[i](x, w)
+                x = self.second[i - 1](x, at(2 * i), draw(f"noise {size} b"))
+            here = self.rgb[i](x, at(2 * i + 1))
             image = here if image is None else doubled(image) + here
         return image
 
     def forward(self, z: Tensor, label: Tensor | None = None, key: Tensor | None = None) -> Tensor:
-        """z (B, L), label (B,), noise from key (B,) -> (B, C, Y, X)"""
-        return self.synthesise(self.map(z, label), key)
+        """z (B, L), label (B,), noise from key (B,) -> (B, C, Y, X); in training, styles are mixed."""
+        w = self.map(z, label)
+        if self.training and self.settings.mixing and key is not None:
+            w = self.mixed(w, label, key)
+        return self.synthesise(w, key)
 
     @torch.no_grad()
     def sample(self, key: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:

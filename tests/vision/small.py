@@ -21,12 +21,19 @@ MODELS = {
     "pixel": {"name": "pixel", "net": "snail", "width": 8, "layers": 1, "conditional": True},
     "sngan": {"name": "gan", "net": "resnet", "width": 4, "layers": 2, "latent_dim": 5, "spectral": True},
 }
-OBJECTIVES = {
+OBJECTIVES: dict[str, dict[str, Any]] = {
     "vae": {"name": "vae", "binarise": "dynamic", "anneal_steps": 4},
     "gan": {"name": "gan", "loss": "wasserstein", "gradient_penalty": 10, "critic_updates": 2},
     "dcgan": {"name": "gan", "r1": 0.1, "r1_every": 2},
     "vq": {"name": "vq"},
-    "stylegan": {"name": "stylegan", "r1_every": 2, "path_every": 2},
+    "stylegan": {
+        "name": "stylegan",
+        "r1_every": 2,
+        "path_every": 2,
+        "ada_target": 0.9,
+        "ada_images": 32,
+        "ada_every": 1,
+    },
     "pixel": {"name": "pixel", "binarise": "dynamic"},
     "sngan": {"name": "gan", "loss": "hinge"},
 }

@@ -115,3 +115,19 @@ def test_the_deviation_map_is_that_of_its_group():
 def test_other_sizes_are_refused():
     with pytest.raises(ConfigError, match="28 is not 4 times a power of two"):
         nets(size=28)
+
+
+def test_styles_are_mixed_from_a_layer_on_and_in_training_alone():
+    g, _ = nets(conditional=False, mixing=0.5)
+    key = noise.keys(7, 400)
+    z = noise.normal(key, "z", (6,))
+    w = g.map(z)
+    mixed = g.mixed(w, None, key)
+    own = (mixed == w[:, None]).all(2)
+    assert mixed.shape == (400, 4, 6)
+    assert own[:, 0].all()
+    assert (own[:, 1:].int().diff(dim=1) <= 0).all()  # once it has changed it stays
+    assert abs((~own[:, -1]).double().mean() - 0.5) < 0.1
+    assert torch.allclose(g.synthesise(w[:, None].expand(-1, 4, -1), key), g.synthesise(w, key))
+    assert torch.equal(g.train()(z, None, key), g.synthesise(mixed, key))
+    assert torch.equal(g.eval()(z, None, key), g.synthesise(w, key))

@@ -9,10 +9,14 @@
     wasserstein     d: D(G(z)) - D(x), clamped weights or a penalty g: -D(G(z))            (Arjovsky 2017)
     relativistic    d: softplus(D(G(z)) - D(x))                     g: softplus(D(x) - D(G(z)))  (R3GAN)
 
+With `ada_target`, d sees images augmented with a probability that is led so that it is right about so many
+real ones: mean sign of D(x) = target (Karras et al. 2020a); the probability is state, kept in checkpoints.
+
 The penalty lambda (|grad_x D| - 1)^2 is taken between a real and a fake image (Gulrajani et al. 2017).
 Weight clamping, EMA and the two optimisers' settings are the recipe's: optim.nets.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -23,7 +27,7 @@ from torch import Tensor, nn
 from llmkit.config import Section
 from llmkit.objectives.phase import Objective, Phase
 from llmkit.registry import register
-from llmkit.vision import gallery, noise
+from llmkit.vision import augment, gallery, noise
 
 SHOWN = 64
 """Images in a grid."""
@@ -43,6 +47,13 @@ class GanObjective(Objective):
         r1: float = Field(0.0, ge=0, description="gamma of the penalty on real images; 0: none")
         r1_every: int = Field(16, gt=0, description="steps between the visits of that penalty")
         r2: float = Field(0.0, ge=0, description="gamma of the same penalty on fakes, every step; 0: none")
+        ada_target: float = Field(
+            0.0, ge=0, lt=1, description="mean sign of d on real images, usually 0.6; 0: no augmentation"
+        )
+        ada_images: int = Field(
+            500_000, gt=0, description="images over which the probability of augmentation can rise to 1"
+        )
+        ada_every: int = Field(4, gt=0, description="updates of d between changes of that probability")
 
         @model_validator(mode="after")
         def _bounded(self):
@@ -59,6 +70,8 @@ class GanObjective(Objective):
             phases.insert(1, Phase("r1", "d", every=s.r1_every, double_backward=True))
         self.phases = tuple(phases)
         self.draws = s.critic_updates
+        if s.ada_target:
+            self.state |= {"augment": 0.0, "sign": 0.0, "signed": 0.0, "updates": 0.0}
 
     def build(self, make):
         nets = {"g": make("g"), "d": make("d")}
@@ -84,9 +97,10 @@ class GanObjective(Objective):
     def discriminate(self, nets, batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The discriminator's loss of each image (B,), and what was seen of each."""
         s, d, label = self.settings, nets["d"], batch["label"]
-        x = real(batch)
+        x = self.augmented(real(batch), batch, "real for d")
         with torch.no_grad():
             fake = nets["g"](latents(nets["g"], batch, "d"), label, batch["key"]).float()
+        fake = self.augmented(fake, batch, "fake for d")
         on_real, on_fake = d(x, label).float(), d(fake, label).float()
         each = {
             "nonsaturating": lambda: F.softplus(-on_real) + F.softplus(on_fake),
@@ -100,6 +114,8 @@ class GanObjective(Objective):
             "fake": on_fake,
             "right": (on_real > 0).int() + (on_fake < 0).int(),
         }
+        if s.ada_target:
+            seen["sign"] = on_real.sign()
         if s.gradient_penalty and torch.is_grad_enabled():
             mix = noise.uniform(batch["key"], "mix", (1, 1, 1))
             length = slope(d, mix * x + (1 - mix) * fake, label).norm(dim=1)
@@ -113,18 +129,41 @@ class GanObjective(Objective):
         """The lazy penalty of each real image (B,): a matter of training alone."""
         if not torch.is_grad_enabled():
             return batch["valid"].float(), {}
-        squares = slope(nets["d"], real(batch), batch["label"]).square().sum(1)
+        x = self.augmented(real(batch), batch, "real for r1")
+        squares = slope(nets["d"], x, batch["label"]).square().sum(1)
         return 0.5 * self.settings.r1 * self.settings.r1_every * squares, {"slope": squares.sqrt()}
 
     def generate(self, nets, batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's loss of each image (B,)."""
         g, d, label = nets["g"], nets["d"], batch["label"]
-        score = d(g(latents(g, batch, "g"), label, batch["key"]), label).float()
+        fake = g(latents(g, batch, "g"), label, batch["key"])
+        score = d(self.augmented(fake, batch, "fake for g"), label).float()
         if self.settings.loss == "relativistic":
-            each = F.softplus(d(real(batch), label).float() - score)
+            x = self.augmented(real(batch), batch, "real for g")
+            each = F.softplus(d(x, label).float() - score)
         else:
             each = F.softplus(-score) if self.settings.loss == "nonsaturating" else -score
         return each, {"loss": each}
+
+    def augmented(self, x: Tensor, batch, purpose: str) -> Tensor:
+        """What d is shown of images x in training: augmented ones, with the probability that state holds."""
+        p = self.state.get("augment", 0.0) if torch.is_grad_enabled() else 0.0
+        return augment.augmented(x, batch["key"], p, purpose)
+
+    def after(self, phase, seen, applied):
+        """Every `ada_every` updates of d, one step of the probability towards the target."""
+        s, state = self.settings, self.state
+        if phase.name != "d" or not s.ada_target:
+            return
+        state["sign"] += float(seen["sign"])
+        state["signed"] += float(seen["images"])
+        state["updates"] += 1
+        if state["updates"] < s.ada_every:
+            return
+        apart = state["sign"] / max(state["signed"], 1) - s.ada_target
+        step = math.copysign(state["signed"] / s.ada_images, apart) if apart else 0.0
+        state["augment"] = min(1.0, max(0.0, state["augment"] + step))
+        state |= {"sign": 0.0, "signed": 0.0, "updates": 0.0}
 
     def metrics(self, phase, seen):
         """Means over images; `accuracy` is d's on real and fake together, 0.5 when it cannot tell."""
@@ -132,6 +171,8 @@ class GanObjective(Objective):
         out = {name: seen[name] / seen["images"] for name in names if name in seen}
         if "right" in seen and self.settings.loss in ("nonsaturating", "hinge"):
             out["accuracy"] = seen["right"] / (2 * seen["images"])
+        if phase.name == "d" and self.settings.ada_target:
+            out["augment"] = self.state["augment"]
         return out
 
     def show(self, nets):

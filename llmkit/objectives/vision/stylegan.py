@@ -32,7 +32,7 @@ class StyleganObjective(GanObjective):
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
-        self.state = {"path_length": 0.0}
+        self.state |= {"path_length": 0.0}
         if settings.path_weight:
             self.phases += (Phase("pl", "g", every=settings.path_every, double_backward=True),)
 
@@ -54,6 +54,7 @@ class StyleganObjective(GanObjective):
 
     def after(self, phase, seen, applied):
         """Lead the average to the lengths just seen."""
+        super().after(phase, seen, applied)
         if phase.name == "pl" and applied:
             newest = float(seen["length"] / seen["images"])
             self.state["path_length"] += self.settings.path_decay * (newest - self.state["path_length"])
