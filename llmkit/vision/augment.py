@@ -24,7 +24,7 @@ def augmented(x: Tensor, key: Tensor, p: float, purpose: str) -> Tensor:
 
 
 def placement(x: Tensor, key: Tensor, p: float, purpose: str) -> Tensor:
-    """Where each pixel comes from: (B, 2, 3), from places relative to the middle to such places, in pixels."""
+    """Where each pixel comes from: (B, 2, 3), from places relative to the middle to such ones, in pixels."""
     B, Y, X = len(x), *x.shape[2:]
     u = noise.uniform(key, f"{purpose}, which places", (8,))
     n = noise.normal(key, f"{purpose}, how far", (4,))

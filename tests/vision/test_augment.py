@@ -1,4 +1,4 @@
-"""Augmentation: known maps do what they say, draws are keyed, twice differentiable; its probability is led."""
+"""Augmentation: known maps do what they say, by key, twice differentiable; its probability is led."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_so_many_images_are_changed_as_asked():
     """Nine kinds of draws that change a picture, each with p: about 1 - (1 - p)^9 of the images."""
     key, x = noise.keys(2, 4000), torch.rand(1, 1, 6, 6).expand(4000, -1, -1, -1)
     changed = (augment.augmented(x, key, 0.1, "a") - x).abs().amax((1, 2, 3)) > 1e-6
-    # flips and turns by nothing are half and a quarter of theirs; whole shifts of 6 pixels are 0 in half of them
+    # some change nothing: half of the flips, a quarter of the turns, half of the whole shifts
     assert 0.45 < changed.double().mean() < 1 - 0.9**10
 
 
