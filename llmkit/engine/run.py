@@ -122,6 +122,8 @@ class _Run:
             if begun == 0:
                 if counts := getattr(self.train_set, "counts", None):
                     say("data: " + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items()))
+                for line in _preflight(self.train_set, self.heldout_set):
+                    say(line)
                 where = f"{dist.world()} x {dist.device().type}"
                 how = f"{self.settled.backend}, {self.settled.precision}"
                 size_ = f"{describe(backend)}; {steps} steps of {recipe.batch.rows} rows"
@@ -284,6 +286,12 @@ def _sources(data, dataset) -> dict[str, Any]:
     return {
         name: facts for folder in folders for name, facts in manifest.read(folder).get("licences", {}).items()
     }
+
+
+def _preflight(*datasets) -> list[str]:
+    """What fine-tuning data sets, or the parts of a mixture, found out about their records."""
+    parts = [part for data in datasets for part in getattr(data, "parts", {"": data}).values()]
+    return [line for part in parts if hasattr(part, "preflight") for line in part.preflight.lines()]
 
 
 def _planned(recipe: TrainRecipe, settled, measured: int) -> str:

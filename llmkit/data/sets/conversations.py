@@ -10,11 +10,22 @@ from pydantic import Field
 
 from llmkit import manifest
 from llmkit.config import Section
+from llmkit.data import preflight
 from llmkit.data.pack import IGNORED, best_fit, lay, shifted
+from llmkit.data.preflight import Checks, Preflight
 from llmkit.errors import DataError
 from llmkit.registry import register
 from llmkit.tokenizer import chat
 from llmkit.tokenizer.vocabulary import Tokenizer
+
+
+def opened_flight(settings, split: str, kind: str, tokenizer: Tokenizer) -> Preflight:
+    """The preflight of a split; that of the training split knows which prompts are held out."""
+    flight = Preflight(settings.checks, preflight.where(settings.data, split), tokenizer)
+    if split == "train" and settings.checks.overlap != "keep":
+        heldout = read_records(settings.data, "heldout", kind)
+        flight.hold_out((kind, found) for record in heldout for found in preflight.canonical(kind, record))
+    return flight
 
 
 def read_records(folder: str, split: str, kind: str) -> list[dict[str, Any]]:
@@ -41,6 +52,7 @@ class Conversations:
             256, gt=1, description="tokens of a row; conversations end with the last reply that fits"
         )
         pack: bool = Field(True, description="several conversations in a row, which do not see each other")
+        checks: Checks = Checks()
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 64}
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
@@ -50,14 +62,22 @@ class Conversations:
         tokenizer = Tokenizer.load(self.tokenizer_dir)
         self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
         parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
-        self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack])
+        checks = settings.checks.model_dump()
+        self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack, checks])
         self.counts: Counter = Counter()
         records = read_records(settings.data, split, "conversations")
-        rendered = (self._labelled(*chat.render(tokenizer, record["messages"])) for record in records)
+        self.preflight = opened_flight(settings, split, "conversations", tokenizer)
+        rendered = (
+            self._labelled(tokenizer, found)
+            for record in records
+            for found in preflight.canonical("conversations", record, self.preflight)
+        )
         self._documents = [document for document in rendered if document]
+        self.preflight.settle(self.counts, "conversations")
         if not self._documents:
             raise DataError(
-                f"{settings.data}: no {split} reply ends within {self.seq_len} tokens; raise seq_len"
+                f"{settings.data}: no {split} reply ends within {self.seq_len} tokens "
+                f"({self.preflight.dropped()}); raise seq_len"
             )
         random.Random(0).shuffle(self._documents)
         lengths = [len(tokens) for tokens, _ in self._documents]
@@ -73,21 +93,23 @@ class Conversations:
             [[self._documents[i] for i in self._rows[row]] for _, row in rows], self.seq_len, self._pad
         )
 
-    def _labelled(self, ids: list[int], mask: list[int]):
+    def _labelled(self, tokenizer: Tokenizer, record: dict[str, Any]):
         """(tokens, labels) of one conversation, cut behind the last whole reply that fits; None if none does.
 
         The last token is not an input: nothing is predicted from it.
         """
         self.counts["conversations"] += 1
-        if not any(mask):
-            self.counts["dropped_without_reply"] += 1
+        flight = self.preflight
+        if not flight.usable("conversations", record):
+            return None
+        ids, mask = chat.render(tokenizer, record["messages"])
+        if not flight.rendered(record, ids, mask):
             return None
         end = last_reply_end(mask, self.seq_len + 1)
         self.counts["labels_cut"] += sum(mask[end:])
-        if not end:
-            self.counts["dropped_too_long"] += 1
+        if flight.found("too_long", record, not end) or flight.found("cut", record, any(mask[end:])):
             return None
-        self.counts["cut"] += end < len(ids) and any(mask[end:])
+        self.counts["cut"] += any(mask[end:])
         tokens, labels = shifted(ids[:end], mask[:end])
         self.counts["tokens"] += len(tokens) - 1
         self.counts["labels"] += int((labels != IGNORED).sum())

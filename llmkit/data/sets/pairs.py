@@ -18,8 +18,10 @@ from pydantic import Field
 
 from llmkit import manifest
 from llmkit.config import Section
+from llmkit.data import preflight
 from llmkit.data.pack import IGNORED, best_fit, lay, shifted
-from llmkit.data.sets.conversations import read_records
+from llmkit.data.preflight import Checks
+from llmkit.data.sets.conversations import opened_flight, read_records
 from llmkit.errors import DataError
 from llmkit.registry import register
 from llmkit.tokenizer import chat
@@ -40,6 +42,11 @@ def render_reply(tokenizer: Tokenizer, prompt: list[dict], reply: str) -> tuple[
     return shifted(ids, [0] * len(opened) + mask[len(opened) :])
 
 
+def learned(labels: np.ndarray) -> np.ndarray:
+    """Which tokens are somebody's label: `labels` say it of the token that follows."""
+    return np.concatenate([[False], labels[:-1] != IGNORED])
+
+
 @register("dataset", "pairs")
 class Pairs:
     """Rows of packed pairs; a pair is never split over two rows. `counts` says what became of the records."""
@@ -52,6 +59,7 @@ class Pairs:
             256, gt=1, description="tokens of a row; a pair whose two texts do not fit is dropped"
         )
         pack: bool = Field(True, description="several pairs in a row, which do not see each other")
+        checks: Checks = Checks()
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 128}
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
@@ -61,13 +69,22 @@ class Pairs:
         tokenizer = Tokenizer.load(self.tokenizer_dir)
         self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
         parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
-        self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack])
+        checks = settings.checks.model_dump()
+        self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack, checks])
         self.counts: Counter = Counter()
-        kept = (self._pair(tokenizer, record) for record in read_records(settings.data, split, "pairs"))
+        records = read_records(settings.data, split, "pairs")
+        self.preflight = opened_flight(settings, split, "pairs", tokenizer)
+        kept = (
+            self._pair(tokenizer, found)
+            for record in records
+            for found in preflight.canonical("pairs", record, self.preflight)
+        )
         self._pairs = [pair for pair in kept if pair]
+        self.preflight.settle(self.counts, "pairs")
         if not self._pairs:
             raise DataError(
-                f"{settings.data}: no {split} pair fits into {self.seq_len} tokens; raise seq_len"
+                f"{settings.data}: no {split} pair fits into {self.seq_len} tokens "
+                f"({self.preflight.dropped()}); raise seq_len"
             )
         random.Random(0).shuffle(self._pairs)
         lengths = [len(chosen[0]) + len(rejected[0]) for chosen, rejected, _ in self._pairs]
@@ -98,19 +115,18 @@ class Pairs:
     def _pair(self, tokenizer: Tokenizer, record: dict[str, Any]):
         """(chosen, rejected, margin), the replies as (tokens, labels); None for a pair that is of no use."""
         self.counts["pairs"] += 1
+        flight = self.preflight
+        if not flight.usable("pairs", record):
+            return None
         chosen, rejected = (
             render_reply(tokenizer, record["prompt"], record[key]) for key in ("chosen", "rejected")
         )
-        if reason := self._useless(chosen, rejected):
-            self.counts[f"dropped_{reason}"] += 1
+        if flight.found("identical", record, np.array_equal(chosen[0], rejected[0])):
+            return None
+        if not all(flight.rendered(record, tokens, learned(labels)) for tokens, labels in (chosen, rejected)):
+            return None
+        if flight.found("too_long", record, len(chosen[0]) + len(rejected[0]) > self.seq_len):
             return None
         self.counts["tokens"] += len(chosen[0]) + len(rejected[0])
         self.counts["labels"] += sum(int((labels != IGNORED).sum()) for _, labels in (chosen, rejected))
         return chosen, rejected, float(record.get("margin", 0.0))
-
-    def _useless(self, chosen, rejected) -> str | None:
-        if np.array_equal(chosen[0], rejected[0]):
-            return "identical"
-        if not all((labels != IGNORED).any() for _, labels in (chosen, rejected)):
-            return "without_reply"
-        return "too_long" if len(chosen[0]) + len(rejected[0]) > self.seq_len else None

@@ -19,9 +19,11 @@ from pydantic import Field
 
 from llmkit import manifest
 from llmkit.config import Section
+from llmkit.data import preflight
 from llmkit.data.pack import IGNORED, best_fit_sides, lay_side
-from llmkit.data.sets.conversations import read_records
-from llmkit.data.sets.pairs import render_reply
+from llmkit.data.preflight import Checks
+from llmkit.data.sets.conversations import opened_flight, read_records
+from llmkit.data.sets.pairs import learned, render_reply
 from llmkit.errors import DataError
 from llmkit.registry import register
 from llmkit.tokenizer.vocabulary import Tokenizer
@@ -50,6 +52,7 @@ class Unpaired:
         tokenizer: str = Field(description="directory made by `tokenizer train`")
         seq_len: int = Field(256, gt=1, description="tokens of a row; a longer example is dropped")
         pack: bool = Field(True, description="several examples in a row, which do not see each other")
+        checks: Checks = Checks()
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 128}
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
@@ -59,14 +62,24 @@ class Unpaired:
         tokenizer = Tokenizer.load(self.tokenizer_dir)
         self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
         parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
-        self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack])
+        checks = settings.checks.model_dump()
+        self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack, checks])
         self.counts: Counter = Counter()
         records = read_records(settings.data, split, "unpaired")
-        found = (self._example(tokenizer, *one) for record in records for one in singles(record))
-        self._examples = [example for example in found if example]
+        kind = "pairs" if any("chosen" in record or "replies" in record for record in records) else "unpaired"
+        self.preflight = opened_flight(settings, split, kind, tokenizer)
+        kept = (
+            self._example(tokenizer, found, *one)
+            for record in records
+            for found in preflight.canonical(kind, record, self.preflight)
+            for one in singles(found)
+        )
+        self._examples = [example for example in kept if example]
+        self.preflight.settle(self.counts, "examples")
         if not self._examples:
             raise DataError(
-                f"{settings.data}: no {split} example fits into {self.seq_len} tokens; raise seq_len"
+                f"{settings.data}: no {split} example fits into {self.seq_len} tokens "
+                f"({self.preflight.dropped()}); raise seq_len"
             )
         random.Random(0).shuffle(self._examples)
         self._lent = [self._lend(tokenizer, i) for i in range(len(self._examples))]
@@ -96,11 +109,15 @@ class Unpaired:
             sides |= lay_side(laid, f"{prefix}segments", fill, self.seq_len)
         return {**sides, "valid": torch.from_numpy(valid), "desirable": torch.from_numpy(desirable)}
 
-    def _example(self, tokenizer: Tokenizer, prompt, reply: str, desirable: bool) -> Example | None:
+    def _example(self, tokenizer: Tokenizer, record, prompt, reply: str, desirable: bool) -> Example | None:
         self.counts["examples"] += 1
+        flight = self.preflight
+        if not flight.usable("pairs" if "chosen" in record else "unpaired", record):
+            return None
         text = render_reply(tokenizer, prompt, reply)
-        if len(text[0]) > self.seq_len or not (text[1] != IGNORED).any():
-            self.counts["dropped_too_long" if len(text[0]) > self.seq_len else "dropped_without_reply"] += 1
+        if not flight.rendered(record, text[0], learned(text[1])):
+            return None
+        if flight.found("too_long", record, len(text[0]) > self.seq_len):
             return None
         self.counts["desirable"] += desirable
         self.counts["tokens"] += len(text[0])

@@ -9,12 +9,22 @@ from llmkit.data.sources.tasks import Tasks
 from llmkit.tokenizer.train import TokenizerSpec, work
 
 
-def collected(folder, records):
+def collected(folder, records, heldout=None):
+    """The folder, as text; without `heldout`, the same records with other prompts are held out."""
     folder.mkdir(exist_ok=True)
-    for split in ("train", "heldout"):
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    others = [_asked_otherwise(record) for record in records] if heldout is None else heldout
+    for split, some in (("train", records), ("heldout", others)):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in some))
     manifest.write(folder, fingerprint=folder.name)
     return str(folder)
+
+
+def _asked_otherwise(record):
+    key = next((key for key in ("messages", "prompt") if record.get(key)), None)
+    if key is None:
+        return record
+    first, *rest = record[key]
+    return {**record, key: [{**first, "content": f"Once more: {first['content']}"}, *rest]}
 
 
 @pytest.fixture(scope="session")
