@@ -65,7 +65,12 @@ class Zero(Backend):
         if self.stage == 3 and name in self.trained:
             dtype = torch.bfloat16 if self.parallel.weights == "bf16" else torch.float32
             split = self.deepspeed.zero.Init(config_dict_or_path=self.configs[name], dtype=dtype)
-            placed = {"placed": lambda p: split._convert_to_zero_parameters([p])}
+
+            def place(p):
+                p.data = p.data.to(dtype)  # DeepSpeed would do so only for modules that it makes itself
+                split._convert_to_zero_parameters([p])
+
+            placed = {"placed": place}
         if any(p.is_meta for p in net.parameters()):
             initialise(net, self.seed, self.device, **placed)
         net.to(self.device)

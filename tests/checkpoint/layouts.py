@@ -71,13 +71,17 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def write(folder: str) -> None:
-    """Train two steps in each layout of SAVED and save."""
+def write(folder: str) -> dict[str, str]:
+    """Train two steps in each layout of SAVED and save -> what its weights are held in."""
     dist.start("cpu", 60, group=True)
+    held = {}
     for layout in SAVED:
         made = engine(layout, "causal", 2)
         save(made, Path(folder) / layout)
+        p = next(p for name in made.trained for p in made.nets[name].parameters())
+        held[layout] = str(getattr(p, "ds_tensor", p).dtype)
         made.close()
+    return held
     dist.stop()
 
 

@@ -14,7 +14,8 @@ EVERY = list(layouts.LAYOUTS)
 def saved(tmp_path_factory):
     """Checkpoints of every layout, written by two ranks."""
     folder = str(tmp_path_factory.mktemp("saved"))
-    ranks.run(layouts.write, 2, folder)
+    for layout, dtype in ranks.run(layouts.write, 2, folder)[0].items():
+        assert dtype == ("torch.bfloat16" if layout.endswith("bf16") else "torch.float32"), layout
     return folder
 
 
