@@ -130,6 +130,18 @@ def inspect_data(folder: Annotated[str, typer.Argument(metavar="DIR")], options:
     inspect.show(Path(folder))
 
 
+@verb(data, "upload")
+def upload(
+    folder: Annotated[str, typer.Argument(metavar="DIR")],
+    url: Annotated[str, typer.Argument(metavar="URL")],
+    options: Options,
+):
+    """Copy shards to an object store; recipes may then name the URL."""
+    from llmkit.data import remote
+
+    remote.upload(Path(folder), url)
+
+
 @verb(tokenizer, "check")
 def check(
     folder: Annotated[str, typer.Argument(metavar="DIR")],

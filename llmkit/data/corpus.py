@@ -32,6 +32,11 @@ class Corpus:
         self.num_tokens = int(self._first[-1])
         self.starts = _starts([shard.lengths for shard in self._shards])
 
+    def document(self, number: int) -> np.ndarray:
+        """The tokens of document `number`, BOS first."""
+        end = self.starts[number + 1] if number + 1 < len(self.starts) else self.num_tokens
+        return self.read(int(self.starts[number]), int(end))
+
     def read(self, start: int, end: int) -> np.ndarray:
         """Tokens [start, end), fewer at the end of the stream, out of as many shards as it takes."""
         first = np.searchsorted(self._first, start, "right") - 1

@@ -40,6 +40,12 @@ class Writer:
         self._lengths.append(len(ids))
         self.tokens += len(ids)
 
+    def add_all(self, lengths: np.ndarray, ids: np.ndarray) -> None:
+        """Documents of these lengths, their `ids` end to end in the type of the file."""
+        self._file.write(ids.astype(self.dtype, copy=False).tobytes())
+        self._lengths += lengths.tolist()
+        self.tokens += len(ids)
+
     def close(self) -> None:
         self._file.close()
         lengths = np.asarray(self._lengths, "<i4")

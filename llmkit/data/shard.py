@@ -9,23 +9,21 @@ shards.json holds the tokenizer's fingerprint, and size and sha256 of every file
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from llmkit import manifest
 from llmkit.config import Section
+from llmkit.data.encode import encoded
 from llmkit.data.indexed import Writer, id_type
 from llmkit.data.progress import watched
 from llmkit.errors import DataError
-from llmkit.tokenizer.lines import documents
 from llmkit.tokenizer.vocabulary import Tokenizer
 
 INDEX = "shards.json"
-BATCH_CHARS = 4_000_000
-"""Text that is encoded at a time: enough to keep the encoder's threads busy, little enough to forget."""
 
 
 class Shard(Section):
@@ -34,7 +32,12 @@ class Shard(Section):
     data: str = Field(description="directory made by `data collect` (kind: documents)")
     tokenizer: str = Field(description="directory made by `tokenizer train`")
     shard_tokens: int = Field(
-        500_000_000, description="tokens of a shard file; it ends with the document", ge=1000
+        500_000_000,
+        description="most tokens of a shard file, 2 or 4 bytes each; documents are not cut",
+        ge=1000,
+    )
+    workers: int = Field(
+        0, description="processes that encode; 0: one per core. The bytes do not depend on it", ge=0, le=1024
     )
 
 
@@ -100,34 +103,26 @@ def _write(settings: Shard, tokenizer: Tokenizer, split: str, out: Path) -> dict
     path = Path(settings.data) / f"{split}.jsonl"
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; make it with llmkit data collect")
-    dtype = id_type(tokenizer.vocab_size)
     totals = {"documents": 0, "tokens": 0, "bytes": 0}
     number = 0
-    writer = Writer(out / f"{split}_{number:05d}", dtype)
-    for texts in watched(_batches(documents(path)), f"encoding {split}"):
-        for ids in tokenizer.encode_all(texts):
-            if writer.tokens and writer.tokens + len(ids) + 1 > settings.shard_tokens:
+    writer = Writer(out / f"{split}_{number:05d}", id_type(tokenizer.vocab_size))
+    spans = encoded(path, Path(settings.tokenizer), settings.workers)
+    for lengths, ids, size in watched(spans, f"encoding {split}"):
+        totals["documents"] += len(lengths)
+        totals["tokens"] += len(ids)
+        totals["bytes"] += size
+        while len(lengths):
+            ends = np.cumsum(lengths, dtype=np.int64)
+            fit = int(np.searchsorted(ends, settings.shard_tokens - writer.tokens, "right"))
+            if not fit and writer.tokens:
                 writer.close()
                 number += 1
-                writer = Writer(out / f"{split}_{number:05d}", dtype)
-            writer.add([tokenizer.bos, *ids])
-            totals["documents"] += 1
-            totals["tokens"] += len(ids) + 1
-        totals["bytes"] += sum(len(text.encode()) for text in texts)
+                writer = Writer(out / f"{split}_{number:05d}", writer.dtype)
+                continue
+            fit = max(1, fit)  # a document longer than a shard is a shard
+            writer.add_all(lengths[:fit], ids[: ends[fit - 1]])
+            lengths, ids = lengths[fit:], ids[ends[fit - 1] :]
     writer.close()
     if not totals["documents"]:
         raise DataError(f"{path}: holds no documents; collect more text")
     return totals
-
-
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH_CHARS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -80,15 +80,18 @@ def shares(sizes: Mapping[str, int], weights: Mapping[str, float] | None, budget
 def records(path: Path) -> Iterator[tuple[str, str]]:
     """(source, text) of every document in a .jsonl of `data collect`; of conversations, every message's."""
     with path.open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
-            for text in [record["text"]] if "text" in record else _spoken(record):
+        for record in map(json.loads, file):
+            for text in _texts(record):
                 yield record.get("source", ""), text
 
 
-def documents(path: Path) -> Iterator[str]:
-    """The texts of `records`."""
-    return (text for _, text in records(path))
+def texts(line: str | bytes) -> list[str]:
+    """The texts of one line of such a file."""
+    return _texts(json.loads(line))
+
+
+def _texts(record: dict) -> list[str]:
+    return [record["text"]] if "text" in record else _spoken(record)
 
 
 def _spoken(record: dict) -> list[str]:

@@ -37,13 +37,22 @@ class Seen(dict):
     SHORT = 64
 
     def __init__(self, encode):
+        """`encode` takes one text, or a list of them, for which it is faster."""
         super().__init__()
         self._encode = encode
 
     def __missing__(self, part: str) -> list[int]:
         ids = self._encode(part)
-        if len(part) <= self.SHORT:
-            if len(self) >= self.MOST:
-                self.clear()
-            self[part] = ids
+        self._keep([part], [ids])
         return ids
+
+    def learn(self, found: Iterable[str]) -> None:
+        """Encode those of `found` that are new, all at once."""
+        new = [part for part in set(found) if part not in self and len(part) <= self.SHORT]
+        if new:
+            self._keep(new, self._encode(new))
+
+    def _keep(self, found: list[str], ids: list[list[int]]) -> None:
+        if len(self) + len(found) > self.MOST:
+            self.clear()
+        self.update((part, row) for part, row in zip(found, ids, strict=True) if len(part) <= self.SHORT)

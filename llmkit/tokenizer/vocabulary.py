@@ -117,7 +117,9 @@ class SentencePieces:
         return list(chain.from_iterable(map(self._seen.__getitem__, self._parts(text))))
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+        cut = [self._parts(text) for text in texts]
+        self._seen.learn(chain.from_iterable(cut))
+        return [list(chain.from_iterable(map(self._seen.__getitem__, found))) for found in cut]
 
     def decode(self, ids: list[int]) -> str:
         return self._model.decode(ids)

@@ -1,15 +1,23 @@
 """Shards on disk: Megatron's format byte by byte, sealed by size, sha256 and the tokenizer's fingerprint."""
 
+import itertools
 import json
+import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from llmkit.data import shard
+from llmkit.data import encode, shard
+from llmkit.data.corpus import Corpus
 from llmkit.data.indexed import Indexed, Writer, id_type
 from llmkit.errors import DataError
 from llmkit.tokenizer.vocabulary import Tokenizer
+
+SMALL_SPANS = (
+    "import sys; from llmkit.data import encode; encode.SPAN = 400; sys.exit(encode.main(*sys.argv[1:]))"
+)
 
 
 def collected(folder, texts):
@@ -65,6 +73,67 @@ def test_documents_come_back_whole_and_in_order(made, tokenizer_dir):
             found.append(tokenizer.decode(ids[1:]))
     assert found == [text for i, text in enumerate(texts) if i % 10]
     assert result["counts"]["train_bytes"] == sum(len(text.encode()) for text in found)
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path, tokenizer_dir, monkeypatch):
+    """Spans of 1 MB become spans of 400 bytes here, and in the processes that are started."""
+    monkeypatch.setattr(encode, "SPAN", 400)
+    monkeypatch.setattr(encode, "COMMAND", ["-c", SMALL_SPANS])
+    texts = [f"Document {i}: caf\u00e9 " + "as it is. " * (i * 7 % 90) for i in range(60)]
+    data = collected(tmp_path / "data", texts)
+    found = {}
+    for workers in (1, 2, 3):
+        out = tmp_path / f"by_{workers}"
+        out.mkdir()
+        settings = shard.Shard(data=data, tokenizer=str(tokenizer_dir), shard_tokens=1000, workers=workers)
+        shard.work(settings, out)
+        found[workers] = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+    assert len(found[1]) > 7
+    assert found[1] == found[2] == found[3]
+    index = json.loads(found[1]["shards.json"])
+    assert index["splits"]["train"]["documents"] == 54
+    assert index["splits"]["train"]["bytes"] == sum(len(t.encode()) for i, t in enumerate(texts) if i % 10)
+
+
+def test_a_process_that_is_lost_is_an_error_and_so_is_a_bad_line(tmp_path, tokenizer_dir, monkeypatch):
+    monkeypatch.setattr(encode, "SPAN", 400)
+    data = Path(collected(tmp_path / "data", ["some words. " * 40] * 30))
+    for command in (["-c", "import os; os.kill(os.getpid(), 9)"], ["-c", "print('half a span')"]):
+        monkeypatch.setattr(encode, "COMMAND", command)
+        with pytest.raises(DataError, match="a process that encodes it was lost"):
+            list(encode.encoded(data / "train.jsonl", tokenizer_dir, 2))
+    with (data / "train.jsonl").open("a") as file:
+        file.write('{"text": "torn\n')
+    with pytest.raises(DataError, match="a line is no document"):
+        list(encode.encoded(data / "train.jsonl", tokenizer_dir, 1))
+
+
+def test_a_shard_holds_no_more_than_its_cap_unless_one_document_does(tmp_path, tokenizer_dir):
+    texts = ["word " * n for n in (300, 300, 300, 3000, 10, 10, 10)]
+    data = Path(collected(tmp_path / "data", texts))
+    shutil.copy(data / "train.jsonl", data / "heldout.jsonl")
+    (tmp_path / "out").mkdir()
+    settings = shard.Shard(data=str(data), tokenizer=str(tokenizer_dir), shard_tokens=1000)
+    shard.work(settings, tmp_path / "out")
+    files = [Indexed(path) for path in sorted((tmp_path / "out").glob("train_*.bin"))]
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    lengths = [1 + len(tokenizer.encode(text)) for text in texts[1:]]
+    assert [n for file in files for n in file.lengths] == lengths
+    assert all(len(file.ids) <= 1000 or len(file.lengths) == 1 for file in files)
+    for one, after in itertools.pairwise(files):
+        assert len(one.ids) + after.lengths[0] > 1000, "a shard is full before the next begins"
+
+
+def test_any_document_and_any_row_can_be_read_by_itself(made, tokenizer_dir):
+    folder, texts, _ = made
+    corpus = Corpus(folder, "train")
+    kept = [text for i, text in enumerate(texts) if i % 10]
+    assert len(corpus.starts) == len(kept)
+    for number in (35, 0, 17, 1, 34):
+        assert corpus.tokenizer.decode(corpus.document(number)[1:]) == kept[number]
+    stream = np.concatenate([corpus.document(i) for i in range(len(kept))])
+    for start in (0, 997, len(stream) - 50):
+        assert (corpus.read(start, start + 50) == stream[start : start + 50]).all()
 
 
 def test_whole_shards_pass(made):

@@ -16,7 +16,6 @@ A noise (llmkit/data/noise) is a class with `Settings`; built from (settings, to
     (ids, before, draws)  -> the piece's arrays; `before` is the token in front of it, or BOS
 """
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -25,6 +24,7 @@ from pydantic import Field
 
 from llmkit import manifest, registry
 from llmkit.config import Component, Section
+from llmkit.data import remote
 from llmkit.data.corpus import Corpus
 from llmkit.data.draws import keyed
 from llmkit.data.noise.none import Plain
@@ -39,7 +39,7 @@ class Documents:
 
     class Settings(Section):
         name: Literal["documents"] = "documents"
-        shards: str = Field(description="directory made by `data shard`")
+        shards: str = Field(description="directory made by `data shard`, or a URL it was uploaded to")
         tokenizer: str | None = Field(
             None, description="tokenizer that the shards must be made with, if given"
         )
@@ -58,7 +58,7 @@ class Documents:
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 64}
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
-        folder = Path(settings.shards)
+        folder = remote.local(settings.shards)
         self._corpus = corpus = Corpus(folder, split, settings.verify == "contents", settings.tokenizer)
         self.settings, self.seq_len = settings, settings.seq_len
         self.tokenizer_dir = folder / "tokenizer"
@@ -82,6 +82,11 @@ class Documents:
         self.counts = self._counted(corpus, items)
         noise = settings.noise.model_dump(mode="json")
         self.fingerprint = manifest.digest([*corpus.facts, self.seq_len, noise, settings.pack])
+
+    @property
+    def licences(self) -> dict[str, Any]:
+        """{source: its licence and origin}, as the manifest of the shards has them."""
+        return manifest.read(self.tokenizer_dir.parent).get("licences", {})
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -7,7 +7,6 @@
 Every token except BOS is a label exactly once, in one row, so sums over all rows are sums over the corpus.
 """
 
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from pydantic import Field
 
 from llmkit import manifest
 from llmkit.config import Section
+from llmkit.data import remote
 from llmkit.data.corpus import Corpus
 from llmkit.data.pack import IGNORED
 from llmkit.errors import ConfigError
@@ -28,7 +28,7 @@ class Tokens:
 
     class Settings(Section):
         name: Literal["tokens"] = "tokens"
-        shards: str = Field(description="directory made by `data shard`")
+        shards: str = Field(description="directory made by `data shard`, or a URL it was uploaded to")
         tokenizer: str | None = Field(
             None, description="tokenizer that the shards must be made with, if given"
         )
@@ -40,7 +40,7 @@ class Tokens:
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 64}
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
-        folder = Path(settings.shards)
+        folder = remote.local(settings.shards)
         self._corpus = corpus = Corpus(folder, split, settings.verify == "contents", settings.tokenizer)
         self.settings = settings
         self.seq_len = settings.seq_len
@@ -55,6 +55,11 @@ class Tokens:
             )
         self.counts = {**corpus.counts, "rows": len(self)}
         self.fingerprint = manifest.digest([*corpus.facts, self.seq_len])
+
+    @property
+    def licences(self) -> dict[str, Any]:
+        """{source: its licence and origin}, as the manifest of the shards has them."""
+        return manifest.read(self.tokenizer_dir.parent).get("licences", {})
 
     def __len__(self) -> int:
         return -(-(self.num_tokens - 1) // self.seq_len)
