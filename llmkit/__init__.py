@@ -2,7 +2,7 @@
 
 import llmkit
 llmkit.run("quickstart", out="runs/quickstart")
-llmkit.train("pretrain/gpt_tiny", {"run.steps": 200}, out="runs/mine")
+llmkit.train("pretrain/llama_tiny", {"run.steps": 200}, out="runs/mine")
 net = llmkit.open_model("runs/mine").net
 """
 
