@@ -5,7 +5,7 @@
     pairs          {id, source, prompt: [{role, content}, ...], chosen, rejected, margin?}
     unpaired       {id, source, prompt: [{role, content}, ...], reply, desirable}   true or false
     prompts        {id, source, prompt: [{role, content}, ...], answer?}
-    labelled       {id, source, text, label}                 classification; a label is a name
+    labelled       {id, source, text, pair?, label}          a label is a name, or a list of names
     tagged         {id, source, tokens: [...], tags: [...]}  one tag to a token: entities, parts of speech
     text_pairs     {id, source, input, target}               translation, summarisation
     questions      {id, source, question, context, answers: [...]}   the context may be empty
@@ -35,7 +35,12 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "questions": ("question", "context", "answers"),
 }
 """What every record of a kind has, beside its id and source."""
-OPTIONAL = {"conversations": ("answer",), "prompts": ("answer",), "pairs": ("margin",)}
+OPTIONAL = {
+    "conversations": ("answer",),
+    "prompts": ("answer",),
+    "pairs": ("margin",),
+    "labelled": ("pair",),
+}
 LISTS = ("tokens", "tags", "answers")
 
 
@@ -66,7 +71,9 @@ def _tidy_value(value: Any, key: str) -> tuple[Any, str | None]:
         value = str(value)
     if key == "context" and value == "":
         return value, None
-    if key in LISTS:
+    if key == "label" and value == []:
+        return value, None  # none of several labels
+    if key in LISTS or (key == "label" and isinstance(value, list)):
         return _tidy_list(value, key)
     return clean(value) if isinstance(value, str) else (value, f"{key}_is_not_text")
 
@@ -112,13 +119,14 @@ def prompt(kind: str, record: dict[str, Any]) -> str:
 
 def content(kind: str, record: dict[str, Any]) -> str:
     """All text of a record, by which duplicates are found."""
-    return "\n".join(_joined(record[key]) for key in TEXTS[kind] if key != "desirable")
+    also = [key for key in OPTIONAL.get(kind, ()) if key == "pair" and key in record]
+    return "\n".join(_joined(record[key]) for key in (*TEXTS[kind], *also) if key != "desirable")
 
 
 def _joined(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return _spoken(value) if isinstance(value[0], dict) else " ".join(value)
+    return _spoken(value) if value and isinstance(value[0], dict) else " ".join(value)
 
 
 def _spoken(messages: list[dict[str, str]]) -> str:

@@ -63,7 +63,8 @@ class Objective:
         self.state: dict[str, float] = {}
 
     def build(self, make) -> dict[str, nn.Module]:
-        """The networks by name. `make(head="lm" | "score" | "value", **changes)` builds the model.
+        """The networks by name. `make(head="lm" | "score" | "value", **changes)` builds the model,
+        `make(head="classify" | "tag" | "span", outputs=L)` one that ends in labels.
 
         With `net="reward"`, the model is that of the checkpoint `inits["reward"]`, if there is one.
         """

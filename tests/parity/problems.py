@@ -27,7 +27,7 @@ from llmkit.models.heads import with_head
 from llmkit.objectives.phase import Batch, Objective, Phase, add, keyed
 
 SEED = 3
-ROWS, LENGTH, VOCABULARY = 2, 12, 29
+ROWS, LENGTH, VOCABULARY, LABELS = 2, 12, 29, 5
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Problem:
 # ---- the objectives of llmkit, on packed rows --------------------------------------------------------------
 
 
-def decoder(head: str = "lm", net: str = "", **changes) -> nn.Module:
+def decoder(head: str = "lm", net: str = "", outputs: int | None = None, **changes) -> nn.Module:
     """Two layers, width 16, vocabulary 29; on the meta device, as a run builds it."""
     shape = {"width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "vocab_size": VOCABULARY, "context": LENGTH}
     with torch.device("meta"):
-        return with_head(Decoder(Decoder.Settings(**{**shape, **changes})), head)
+        return with_head(Decoder(Decoder.Settings(**{**shape, **changes})), head, outputs)
 
 
 def packed(step: int, draw: int, slot: int) -> Batch:
@@ -67,11 +67,29 @@ def packed(step: int, draw: int, slot: int) -> Batch:
     return {"tokens": tokens, "segments": segments, "labels": labels, "bytes": (labels >= 0).sum(1) * 3}
 
 
-def encoder() -> nn.Module:
+def encoder(head: str = "lm", outputs: int | None = None) -> nn.Module:
     """ModernBERT's architecture, small enough that its window is narrower than a document."""
     shape = {"style": "modernbert", "width": 16, "layers": 2, "heads": 2, "window": 2, "context": LENGTH}
     with torch.device("meta"):
-        return Encoder(Encoder.Settings(**shape, global_every=2, vocab_size=VOCABULARY))
+        net = Encoder(Encoder.Settings(**shape, global_every=2, vocab_size=VOCABULARY))
+        return with_head(net, head, outputs)
+
+
+def labelled(step: int, draw: int, slot: int) -> Batch:
+    """The two segments of `packed` rows as texts of five kinds; padding cuts one, a row may have none."""
+    batch, generator = packed(step, draw, slot), keyed("labelled", step, draw, slot)
+    inside = [batch["segments"] == number for number in (1, 2)]
+    starts = torch.stack([mask.int().argmax(1) for mask in inside], -1)
+    ends = torch.stack([mask.int().cumsum(1).argmax(1) for mask in inside], -1)
+    valid = torch.stack([mask.any(1) for mask in inside], -1)
+    label = torch.randint(LABELS, valid.shape, generator=generator)
+    return {**batch, "starts": starts, "ends": ends, "valid": valid, "label": label}
+
+
+def tagged(step: int, draw: int, slot: int) -> Batch:
+    """`packed` rows whose labels are tags of five kinds."""
+    batch = packed(step, draw, slot)
+    return {**batch, "labels": torch.where(batch["labels"] >= 0, batch["labels"] % LABELS, -100)}
 
 
 def encdec() -> nn.Module:
@@ -357,6 +375,8 @@ PROBLEMS = {
     "sft": ours("sft", packed, "tokens"),
     "masked": ours("masked", packed, "tokens", encoder),
     "denoise": ours("denoise", sources, "tokens", encdec),
+    "classify": ours("classify", labelled, "texts", labels=list("abcde")),
+    "tag": ours("tag", tagged, "tokens", encoder, labels=list("abcde")),
     "reward": ours("reward", pairs, "pairs", margin=0.5, centering=0.01),
     "dpo": ours("dpo", pairs, "pairs", sft_weight=0.2),
     "simpo": ours("simpo", pairs, "pairs"),

@@ -1,0 +1,45 @@
+"""What a net with a head of labels says about the held-out records of a collected folder."""
+
+from typing import Any
+
+import torch
+
+from llmkit import registry
+from llmkit.config import Section
+from llmkit.data.pack import IGNORED
+from llmkit.eval.scoring import BATCH_TOKENS
+
+
+def opened_set(dataset: str, opened: Any, data: str, seq_len: int | None = None) -> Any:
+    """The held-out split of `data` as `dataset`, with the tokenizer and the labels of `opened`.
+
+    DataError for a label that the net does not know.
+    """
+    Set = registry.find("dataset", dataset)
+    length = min(seq_len or opened.net.settings.context, opened.net.settings.context)
+    settings: Section = Set.Settings(
+        data=data, tokenizer=str(opened.tokenizer.folder), seq_len=length, labels=list(opened.net.labels)
+    )
+    return Set(settings, "heldout", 0)
+
+
+@torch.inference_mode()
+def logits(net: torch.nn.Module, dataset: Any) -> list[torch.Tensor]:
+    """Logits of each of `dataset.texts`, on the CPU: (L,) of a whole text, (words, L) of a tagged one."""
+    device, rows = next(net.parameters()).device, max(1, BATCH_TOKENS // dataset.seq_len)
+    found: list = [None] * len(dataset.texts)
+    for start in range(0, len(dataset), rows):
+        chosen = range(start, min(start + rows, len(dataset)))
+        batch = {k: v.to(device) for k, v in dataset.batch([(row, row) for row in chosen]).items()}
+        places = [batch[key] for key in ("starts", "ends")] if "starts" in batch else []
+        said = net.label_logits(batch["tokens"], batch["segments"], *places).float().cpu()
+        for b, row in enumerate(chosen):
+            texts = dataset.rows[row]
+            if places:
+                parts = said[b][: len(texts)].unbind()
+            else:
+                words = [dataset.texts[i].words for i in texts]
+                parts = said[b][batch["labels"][b].cpu() != IGNORED].split(words)
+            for i, part in zip(texts, parts, strict=True):
+                found[i] = part
+    return found
