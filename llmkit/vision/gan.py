@@ -184,7 +184,10 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, C, Y, X) in [-1, 1], label (B,) -> (B,) scores."""
-        features = self.body(x)
+        return self.judged(self.body(x), label)
+
+    def judged(self, features: Tensor, label: Tensor | None = None) -> Tensor:
+        """The score of the body's features (B, D)."""
         score = self.last(features)[:, 0]
         return score if self.embed is None else score + (self.embed(label) * features).sum(1)
 

@@ -55,6 +55,7 @@ PROBLEMS = {
     "wgan_gp": problem("gan", "gan", loss="wasserstein", gradient_penalty=10, critic_updates=5, ema=0.9),
     "lazy_r1": problem("gan", "gan", r1=1.0, r1_every=2),
     "ada": problem("gan", "gan", r1=1.0, r1_every=2, ada_target=0.1, ada_images=20, ada_every=1),
+    "vaegan": problem("vaegan", "vaegan", ema=0.9, pixels=0.1),
     "r3gan": problem("gan", "gan", loss="relativistic", r1=0.1, r1_every=1, r2=0.1),
 }
 

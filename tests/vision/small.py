@@ -16,6 +16,7 @@ MODELS = {
     "vae": {"name": "vae", "net": "conv", "width": 4, "layers": 2, "latent_dim": 3},
     "gan": {"name": "gan", "width": 4, "layers": 2, "latent_dim": 5, "conditional": True},
     "dcgan": {"name": "gan", "width": 4, "layers": 2, "latent_dim": 5, "norm": "batch"},
+    "vaegan": {"name": "vaegan", "net": "conv", "width": 4, "layers": 2, "latent_dim": 3, "critic_width": 4},
     "vq": {"name": "vq", "width": 4, "layers": 1, "blocks": 1, "codes": 8, "code_dim": 2},
     "stylegan": {"name": "stylegan", "latent_dim": 6, "width": 4, "stddev_group": 0, "conditional": True},
     "pixel": {"name": "pixel", "net": "snail", "width": 8, "layers": 1, "conditional": True},
@@ -25,6 +26,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "vae": {"name": "vae", "binarise": "dynamic", "anneal_steps": 4},
     "gan": {"name": "gan", "loss": "wasserstein", "gradient_penalty": 10, "critic_updates": 2},
     "dcgan": {"name": "gan", "r1": 0.1, "r1_every": 2},
+    "vaegan": {"name": "vaegan"},
     "vq": {"name": "vq"},
     "stylegan": {
         "name": "stylegan",

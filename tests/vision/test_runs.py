@@ -6,7 +6,7 @@ from llmkit.vision import noise
 from tests import ranks
 from tests.vision import small
 
-KINDS = ["stylegan", "vae", "vq", "pixel", "gan", "dcgan", "sngan"]
+KINDS = ["stylegan", "vae", "vaegan", "vq", "pixel", "gan", "dcgan", "sngan"]
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,7 @@ KILLS = [
     ("stylegan", 2),
     ("stylegan", 3),
     ("vae", 0),
+    ("vaegan", 1),
     ("vq", 0),
     ("pixel", 0),
     ("gan", 1),
