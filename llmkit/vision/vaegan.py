@@ -5,7 +5,6 @@ x ─► g: encoder ─► z ─► decoder ─► x~ ─► d ─► score, and
 
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 

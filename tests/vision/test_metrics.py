@@ -54,7 +54,7 @@ def test_the_inception_score_of_sure_and_varied_guesses_is_the_number_of_classes
 
 
 def test_the_figures_are_those_that_torch_fidelity_gave():
-    """Of torch-fidelity 0.4.0 on these features: it needs torchvision, so its answers are kept instead of it."""
+    """Of torch-fidelity 0.4.0 on these features; it needs torchvision, so its answers are kept instead."""
     draws = np.random.RandomState(0)  # a stream that numpy never changes
     real = draws.normal(size=(600, 12)) @ draws.normal(size=(12, 12))
     fake = 0.8 * draws.normal(size=(500, 12)) @ draws.normal(size=(12, 12)) + 0.5
