@@ -19,6 +19,23 @@ from llmkit.vision import likelihood
 from llmkit.vision.layers import fill
 from llmkit.vision.likelihood import Likelihood
 
+Levels = dict[str, tuple[Tensor, Tensor, Tensor]]
+"""By level: what was coded and by which vectors, each (B, Y', X', D), and their numbers (B, Y', X')."""
+
+
+def nearest(z: Tensor, codebook: Tensor) -> Tensor:
+    """z (B, Y', X', D), codebook (K, D) -> (B, Y', X') int64, which code is nearest."""
+    flat = z.detach().flatten(0, 2)
+    distance = codebook.square().sum(1) - 2 * flat @ codebook.T
+    return distance.argmin(1).view(z.shape[:3])
+
+
+def coded(z: Tensor, codebook: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """z (B, Y', X', D) -> (z, codes, numbers), and the codes with z's gradient, straight through."""
+    chosen = nearest(z, codebook)
+    code = codebook[chosen]
+    return (z, code, chosen), z + (code - z).detach()
+
 
 @register("model", "vq")
 class Vq(nn.Module):
@@ -69,11 +86,10 @@ class Vq(nn.Module):
             x = block(x)
         return self.to_code(x).permute(0, 2, 3, 1).float()
 
-    def nearest(self, z: Tensor) -> Tensor:
-        """z (B, Y', X', D) -> (B, Y', X') int64, which code is nearest."""
-        flat = z.detach().flatten(0, 2)
-        distance = self.codebook.square().sum(1) - 2 * flat @ self.codebook.T
-        return distance.argmin(1).view(z.shape[:3])
+    def forward(self, x: Tensor) -> tuple[Tensor, Levels]:
+        """x (B, C, Y, X) in [0, 1] -> the likelihood's numbers (B, K, C, Y, X), and what was coded."""
+        level, passed = coded(self.encode(x), self.codebook)
+        return self.decode(passed), {"": level}
 
     def decode(self, code: Tensor) -> Tensor:
         """Code vectors (B, Y', X', D) -> (B, K, C, Y, X), the likelihood's numbers."""

@@ -48,6 +48,7 @@ PROBLEMS = {
         "vae", "vae", bound="iwae", particles=3, changes={"net": "mlp", "likelihood": "logistic"}
     ),
     "vq": problem("vq", "vq"),
+    "vq2": problem("vq2", "vq"),
     "pixel": problem("pixel", "pixel", ema=0.9, binarise="dynamic", changes={"net": "gated"}),
     "stylegan": problem("stylegan", "stylegan", ema=0.9, r1=0.1, r1_every=2, path_every=2, path_decay=0.5),
     "gan": problem("gan", "gan", ema=0.9),

@@ -18,6 +18,7 @@ MODELS = {
     "dcgan": {"name": "gan", "width": 4, "layers": 2, "latent_dim": 5, "norm": "batch"},
     "vaegan": {"name": "vaegan", "net": "conv", "width": 4, "layers": 2, "latent_dim": 3, "critic_width": 4},
     "vq": {"name": "vq", "width": 4, "layers": 1, "blocks": 1, "codes": 8, "code_dim": 2},
+    "vq2": {"name": "vq2", "width": 4, "layers": 1, "blocks": 1, "codes": 8, "code_dim": 2},
     "stylegan": {"name": "stylegan", "latent_dim": 6, "width": 4, "stddev_group": 0, "conditional": True},
     "pixel": {"name": "pixel", "net": "snail", "width": 8, "layers": 1, "conditional": True},
     "sngan": {"name": "gan", "net": "resnet", "width": 4, "layers": 2, "latent_dim": 5, "spectral": True},
@@ -28,6 +29,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "dcgan": {"name": "gan", "r1": 0.1, "r1_every": 2},
     "vaegan": {"name": "vaegan"},
     "vq": {"name": "vq"},
+    "vq2": {"name": "vq"},
     "stylegan": {
         "name": "stylegan",
         "r1_every": 2,

@@ -80,8 +80,8 @@ def shown(net: Any) -> Tensor:
     label = torch.arange(2) % (getattr(s, "classes", None) or 1)
     if hasattr(net, "nll"):
         return net.nll((image > 127).float() * 2 - 1, label)
-    if hasattr(net, "nearest"):
-        return net.decode(net.codebook[net.nearest(net.encode(image / 255))])
+    if hasattr(net, "codebook"):
+        return net(image / 255)[0]
     if hasattr(net, "features"):
         return net(image / 255)
     return net.sample(torch.tensor([1, -5]), label)

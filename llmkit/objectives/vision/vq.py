@@ -1,7 +1,7 @@
 """Vector quantisation (van den Oord et al. 2017, eq. 3): -log p(x|e) + |sg(z) - e|^2 + beta |z - sg(e)|^2.
 
-Sums over values, positions and dimensions, mean over images. The second term alone moves the codebook: a code
-that nothing chooses stays where it is, which `used` tells.
+Sums over values, positions and dimensions, mean over images; in a hierarchy (VQ-VAE-2) every level adds the
+last two terms. The second alone moves a codebook: a code that nothing chooses stays where it is; see `used`.
 """
 
 from typing import Literal
@@ -21,7 +21,7 @@ SHOWN = 64
 
 @register("objective", "vq")
 class VqObjective(Objective):
-    """Trains `model`, a vq."""
+    """Trains `model`, a vq or a vq2."""
 
     class Settings(Section):
         name: Literal["vq"] = "vq"
@@ -37,19 +37,19 @@ class VqObjective(Objective):
     def loss(self, phase, nets, batch, total):
         net, valid = nets["model"], batch["valid"]
         kind = net.settings.likelihood
-        z = net.encode(batch["image"].float() / 255)
-        chosen = net.nearest(z)
-        code = net.codebook[chosen]
-        out = net.decode(z + (code - z).detach())
+        out, levels = net(batch["image"].float() / 255)
         target = likelihood.target(kind, batch["image"], batch["key"])
         reconstruction = likelihood.nll(kind, out, target, net.settings.sigma)
         gap = lambda a, b: (a - b).square().flatten(1).sum(1)  # noqa: E731
-        distance = gap(z.detach(), code)
-        each = reconstruction + distance + self.settings.commitment * gap(z, code.detach())
+        distance = sum(gap(z.detach(), code) for z, code, _ in levels.values())
+        kept = sum(gap(z, code.detach()) for z, code, _ in levels.values())
+        each = reconstruction + distance + self.settings.commitment * kept
         seen = {"loss": each, "reconstruction": reconstruction, "distance": distance}
         sums = {name: (value * valid).sum().detach() for name, value in seen.items()}
         if not torch.is_grad_enabled():
-            sums["used"] = chosen.unique().numel() / net.settings.codes * valid.sum()
+            for level, (_, _, chosen) in levels.items():
+                share = chosen.unique().numel() / net.settings.codes
+                sums[f"used_{level}".rstrip("_")] = share * valid.sum()
             if self.watched is None:
                 again = likelihood.mean(kind, out[:SHOWN])
                 self.watched = gallery.pairs(batch["image"][:SHOWN].float() / 255, again)
@@ -57,7 +57,7 @@ class VqObjective(Objective):
 
     def metrics(self, phase, seen):
         """Nats per image; `used` is the share of the codebook that the images of a micro-batch choose."""
-        names = ("loss", "reconstruction", "distance", "used")
+        names = ("loss", "reconstruction", "distance", "used", "used_top")
         return {name: seen[name] / seen["images"] for name in names if name in seen}
 
     def show(self, nets):
