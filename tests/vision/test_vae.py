@@ -7,7 +7,7 @@ import torch
 
 from llmkit.errors import ConfigError
 from llmkit.models.blocks import initialise
-from llmkit.objectives.vision.vae import VaeObjective
+from llmkit.objectives.vision.vae import VaeObjective, dependence, draw
 from llmkit.vision import noise
 from llmkit.vision.vae import Vae
 from tests.vision.parity import rows
@@ -98,3 +98,43 @@ def test_a_constant_guess_costs_what_it_must():
     net.decoder.forward = lambda z, known: torch.zeros(len(z), 64)
     seen = losses(net, binarise="dynamic")[1]
     assert float(seen["reconstruction"] / seen["images"]) == pytest.approx(64 * math.log(2), rel=1e-5)
+
+
+def test_the_total_correlation_of_independent_dimensions_is_none_and_of_equal_ones_their_information():
+    mean = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
+    narrow = torch.full((400, 2), -4.0)
+    valid = torch.ones(400, dtype=torch.bool)
+    equal = torch.cat([mean, mean], 1)
+    z = equal + torch.randn(400, 2, generator=torch.Generator().manual_seed(1)) * math.exp(-2)
+    found = dependence(z, equal, narrow, valid).mean().item()
+    variance = mean.var().item() + math.exp(-4)
+    wanted = -0.5 * math.log(1 - (mean.var().item() / variance) ** 2)  # of two normal numbers
+    assert found == pytest.approx(wanted, abs=0.15)
+    apart = torch.cat([mean, mean.roll(200, 0)], 1)
+    assert abs(dependence(apart + z - equal, apart, narrow, valid).mean().item()) < 0.3 * wanted
+
+
+def test_rows_that_do_not_count_are_no_part_of_the_total_correlation():
+    g = torch.Generator().manual_seed(2)
+    z, mean, log_var = (torch.randn(6, 3, generator=g) for _ in range(3))
+    valid = torch.tensor([True] * 4 + [False] * 2)
+    found = dependence(z, mean, log_var, valid)
+    alone = dependence(z[:4], mean[:4], log_var[:4], valid[:4])
+    assert torch.allclose(found[:4], alone, atol=1e-5)
+    assert found[4:].tolist() == [0, 0]
+
+
+def test_the_weight_of_the_total_correlation_is_that_of_its_gradient():
+    net = model()
+    plain, more = (losses(net, total_correlation=t)[0] for t in (1, 3))
+    batch = rows(0, 0, 0)
+    x = batch["image"].float() / 255
+    mean, log_var = net.encode(x)
+    z = draw(mean, log_var, batch["key"], 1)[0][:, 0]
+    own = dependence(z, mean, log_var, batch["valid"]).mean()
+    assert float(more.detach()) == pytest.approx(float((plain + 2 * own).detach()), rel=1e-5)
+    assert VaeObjective(VaeObjective.Settings(total_correlation=3)).batch_statistics
+    assert not VaeObjective(VaeObjective.Settings()).batch_statistics
+    assert float(losses(net, False, total_correlation=3)[1]["loss"]) == float(losses(net, False)[1]["loss"])
+    with pytest.raises(ValueError, match="takes the place of beta"):
+        VaeObjective.Settings(total_correlation=3, beta=2)

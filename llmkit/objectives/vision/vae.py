@@ -2,6 +2,8 @@
 
 elbo   loss = -log p(x|z) + beta KL(q(z|x) || N(0, I)),   z ~ q(z|x)           (Kingma & Welling 2014)
        with a capacity: -log p(x|z) + beta |KL - C|, C rising from 0             (Burgess et al. 2018)
+       with a total correlation t: -log p(x|z) + MI(x; z) + t TC(z) + sum_j KL(q(z_j) || p(z_j)), where q(z)
+       is the mean of the micro-batch's posteriors (Chen et al. 2018, eq. 4; the constants log N are left out)
 iwae   loss = -log 1/k sum_k p(x, z_k) / q(z_k|x)                                (Burda et al. 2016, eq. 8)
 
 Nats: sums over values and latent dimensions, mean over the images of the global batch. Held-out figures are
@@ -12,7 +14,7 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from llmkit.config import Section
@@ -36,15 +38,28 @@ class VaeObjective(Objective):
             1.0, ge=0, description="weight of the KL term; above 1 disentangles (Higgins 2017)"
         )
         capacity: float | None = Field(None, gt=0, description="nats that the KL is led to, instead of to 0")
+        total_correlation: float = Field(
+            1.0, ge=0, description="weight of the latent dimensions' dependence (beta-TC-VAE); 1: plain ELBO"
+        )
         anneal_steps: int = Field(0, ge=0, description="steps over which beta (or the capacity) rises from 0")
         binarise: likelihood.Binarise = Field("none", description="what is done to grey levels beforehand")
         eval_particles: int = Field(
             0, ge=0, description="draws for the held-out importance-weighted NLL; 0: none"
         )
 
+        @model_validator(mode="after")
+        def _one_at_a_time(self):
+            if self.total_correlation != 1 and (self.bound, self.beta, self.capacity) != ("elbo", 1, None):
+                raise ValueError("total_correlation takes the place of beta and capacity; leave these out")
+            return self
+
     phases = (Phase("train", "model"),)
     watched: Tensor | None = None
     """The first held-out images of the last evaluation and their reconstructions, one after the other."""
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self.batch_statistics = settings.total_correlation != 1
 
     def prepare(self, group, nets, total, key):
         """Adds `step`, of which annealing is a function."""
@@ -68,6 +83,10 @@ class VaeObjective(Objective):
             reconstruction = self.reconstruction(net, x, label, z).mean(1)
             bound = reconstruction + kl
             training = reconstruction + self.penalty(kl, batch.get("step", 0))
+            if s.total_correlation != 1:
+                own = dependence(z[:, 0], mean, log_var, valid)
+                training = training + (s.total_correlation - 1) * own
+                seen["total_correlation"] = (own * valid).sum().detach()
             seen["reconstruction"] = (reconstruction * valid).sum().detach()
         seen["loss"] = (bound * valid).sum().detach()
         if not torch.is_grad_enabled() and self.watched is None:
@@ -101,7 +120,7 @@ class VaeObjective(Objective):
         return prior - posterior - self.reconstruction(net, x, label, z)
 
     def metrics(self, phase, seen):
-        names = ("loss", "reconstruction", "kl", "nll")
+        names = ("loss", "reconstruction", "kl", "nll", "total_correlation")
         return {name: seen[name] / seen["images"] for name in names if name in seen}
 
     def show(self, nets):
@@ -125,3 +144,16 @@ def draw(mean: Tensor, log_var: Tensor, key: Tensor, k: int) -> tuple[Tensor, Te
 def log_mean(log_weights: Tensor) -> Tensor:
     """log of the mean of exp over the draws: (B, k) -> (B,)."""
     return log_weights.logsumexp(1) - math.log(log_weights.shape[1])
+
+
+def dependence(z: Tensor, mean: Tensor, log_var: Tensor, valid: Tensor) -> Tensor:
+    """log q(z) - sum_j log q(z_j) at each z (B, L), q the mean of these rows' posteriors: (B,) nats.
+
+    Its mean over z is the total correlation; rows that are not valid are no part of q.
+    """
+    log_density = -0.5 * ((z[:, None] - mean).square() / log_var.exp() + log_var + math.log(2 * math.pi))
+    log_density = log_density.masked_fill(~valid[None, :, None], -math.inf)  # (B, B, L)
+    log_rows = valid.sum().clamp(min=1).log()
+    jointly = log_density.sum(2).logsumexp(1) - log_rows
+    apart = (log_density.logsumexp(1) - log_rows).sum(1)
+    return torch.where(valid, jointly - apart, 0.0)
