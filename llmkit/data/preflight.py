@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import xxhash
 from pydantic import Field
 
@@ -63,7 +64,7 @@ class Preflight:
         self.counts: Counter = Counter()
         self._first: dict[str, str] = {}
         self._tokenizer = tokenizer
-        self._stop = set(chat.stop_ids(tokenizer))
+        self._stop = chat.stop_ids(tokenizer)
         self._prefixes: dict[tuple[str, ...], bool] = {}
         self._heldout: set[int] = set()
         self._facts = ""
@@ -103,15 +104,10 @@ class Preflight:
 
     def _every_reply_ends(self, ids, learned) -> bool:
         """Every run of learned tokens holds one that stops generation."""
-        ends, inside = True, False
-        for token, flag in zip(ids, learned, strict=True):
-            if flag and not inside:
-                if not ends:
-                    return False
-                ends = False
-            ends = ends or bool(flag and int(token) in self._stop)
-            inside = bool(flag)
-        return ends
+        flags = np.asarray(learned, bool)
+        stops = np.isin(np.asarray(ids), self._stop) & flags
+        starts = np.flatnonzero(flags & ~np.concatenate([[False], flags[:-1]]))
+        return bool(np.logical_or.reduceat(stops, starts).all())
 
     def _preserves_prefix(self, roles: tuple[str, ...]) -> bool:
         """Whether what opens each reply is how the answered conversation begins.

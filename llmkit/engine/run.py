@@ -14,7 +14,7 @@ import torch
 from llmkit import dist, manifest, registry
 from llmkit.checkpoint.runstate import RunDir, recorded
 from llmkit.data.order import Growth
-from llmkit.engine import loop, optim, probe
+from llmkit.engine import columns, loop, optim, probe
 from llmkit.engine.evaluate import Evaluator
 from llmkit.engine.guard import Guard
 from llmkit.engine.machine import settle
@@ -99,6 +99,10 @@ class _Run:
         for start in self.starts.values():
             start.check(recipe, self.train_set)
         backend = self.backend(objective, self._nets(objective), self.optims, self.settled, recipe.run.seed)
+        if objective.column:
+            datasets = {"train": self.train_set, "heldout": self.heldout_set}
+            datasets = columns.attach(objective, self.start, self.settled, datasets)
+            self.train_set, self.heldout_set = datasets["train"], datasets["heldout"]
         data, heldout = self._loaders(objective, backend)
         meter = self._meter(objective, backend)
         saver = Saver(recipe, backend, objective, meter, self._lineage(), self.train_set.tokenizer_dir)

@@ -50,6 +50,8 @@ class Objective:
     """Trained nets that `prepare` calls: a rank that holds a part of one is lent the whole net there."""
     inits: ClassVar[dict[str, str]] = {}
     """net -> the checkpoint it starts from, where that is not the recipe's `init`."""
+    column: str = ""
+    """Key of what a frozen net says of each row at any step: made once and kept (engine/columns.py)."""
     warning: str = ""
     """Why the run is not to be trusted just now: while it says something, no checkpoint is saved."""
     verdict: str = ""
@@ -76,6 +78,10 @@ class Objective:
 
     def loss(self, phase: Phase, nets: dict[str, nn.Module], batch: Batch, total: Numbers):
         """-> (share of the global loss, a scalar; sums seen). `nets` are raw; gradients go to `phase.net`."""
+        raise NotImplementedError
+
+    def cell(self, net: nn.Module, batch: Batch) -> torch.Tensor:
+        """`column` of `batch`, rows first, from the net that the run starts from. No gradients."""
         raise NotImplementedError
 
     def prepare(self, group: list[Batch], nets: dict[str, nn.Module], total, key: int) -> list[Batch]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from llmkit.objectives.tune.pairwise import Pairwise, PairwiseSettings, Replies, gap, smoothed
+from llmkit.objectives.tune.reference import ReferenceSettings
 from llmkit.registry import register
 
 Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
@@ -65,7 +66,7 @@ class Dpo(Pairwise):
     sigmoid_norm is the length-normalised DPO of Tulu 3 (Lambert et al. 2024).
     """
 
-    class Settings(PairwiseSettings):
+    class Settings(PairwiseSettings, ReferenceSettings):
         name: Literal["dpo"] = "dpo"
         loss: Literal["sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "exo_pair"] = Field(
             "sigmoid", description="which preference loss; sigmoid is DPO and, with label_smoothing, cDPO"

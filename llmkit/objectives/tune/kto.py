@@ -9,15 +9,15 @@ z0 estimates the policy's KL to its reference. It gets no gradient and is measur
 ranks; which reply is lent to which prompt is the data set's business, so it does not hang on micro-batches.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from llmkit.config import Section
 from llmkit.models.crossentropy import IGNORED
 from llmkit.objectives.phase import Objective, Phase, add
+from llmkit.objectives.tune.reference import ReferenceSettings
 from llmkit.registry import register
 
 
@@ -31,7 +31,7 @@ def example_loss(ratio: Tensor, desirable: Tensor, z0: Tensor | float, beta: flo
 class Kto(Objective):
     """Trains `model` on single replies; `reference` has the same initial weights, frozen. No dropout."""
 
-    class Settings(Section):
+    class Settings(ReferenceSettings):
         name: Literal["kto"] = "kto"
         loss: Literal["kto", "apo_zero"] = Field("kto", description="apo_zero: without the KL, z0 = 0")
         beta: float = Field(0.1, gt=0.0, description="strength of the tie to the reference")
@@ -43,6 +43,7 @@ class Kto(Objective):
         undesirable_weight: float = Field(1.0, ge=0.0, description="of bad replies")
 
     phases = (Phase("train", "model"),)
+    references: ClassVar[dict[str, str]] = {"reference": "model"}
     metric = "margin"
     metric_mode = "max"
 
@@ -50,22 +51,25 @@ class Kto(Objective):
         super().__init__(settings)
         self.state = {"kl": 0.0}
         self.whole = ("model",) if settings.loss == "kto" else ()
+        if settings.reference == "cached":
+            self.column = "reference_logp"
 
     def build(self, make):
-        return {"model": make(dropout=0.0), "reference": make(dropout=0.0)}
+        names = ("model",) if self.column else ("model", "reference")
+        return {name: make(dropout=0.0) for name in names}
 
     def count(self, phase, batch):
         return {"examples": batch["valid"].sum()}
 
     @torch.no_grad()
     def prepare(self, group, nets, total, key):
-        """Adds `reference_logp` (B, P), `kl`, this batch's sum over lent replies, and `z0`, everybody's."""
+        """Adds `reference_logp` (B, 2, P), `kl`, a batch's sum over lent replies, and `z0`, everybody's."""
         ready = []
         for batch in group:
-            known = {"reference_logp": logp(nets["reference"], batch)}
+            known = {} if self.column else {"reference_logp": self.cell(nets["reference"], batch)}
             if self.settings.loss == "kto":
-                ratio = logp(nets["model"], batch, "lent_") - logp(nets["reference"], batch, "lent_")
-                known["kl"] = (ratio * batch["valid"]).sum()
+                reference = (batch | known)["reference_logp"][:, 1]
+                known["kl"] = ((logp(nets["model"], batch, "lent_") - reference) * batch["valid"]).sum()
             ready.append({**batch, **known})
         if self.settings.loss == "kto":
             sums = total(add({"kl": b["kl"], "examples": b["valid"].sum()} for b in ready))
@@ -73,9 +77,13 @@ class Kto(Objective):
             ready = [{**batch, "z0": z0} for batch in ready]
         return ready
 
+    def cell(self, net, batch):
+        """(B, 2, P): of the examples, and of the lent replies."""
+        return torch.stack([logp(net, batch, side) for side in ("", "lent_")], 1)
+
     def loss(self, phase, nets, batch, total):
         s = self.settings
-        ratio = logp(nets["model"], batch) - batch["reference_logp"]
+        ratio = logp(nets["model"], batch) - batch["reference_logp"][:, 0]
         valid, good = batch["valid"], batch["desirable"]
         z0 = batch["z0"] if nets["model"].training and "z0" in batch else self.state["kl"]
         weight = torch.where(good, s.desirable_weight, s.undesirable_weight) * valid

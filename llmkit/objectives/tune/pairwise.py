@@ -88,8 +88,14 @@ class Pairwise(Objective):
     """Whether `pair_loss` looks at the reference; without, none is built."""
 
     phases = (Phase("train", "model"),)
+    references: ClassVar[dict[str, str]] = {"reference": "model"}
     metric = "accuracy"
     metric_mode = "max"
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        if self.referred and settings.reference == "cached":
+            self.column = "reference_nll"
 
     def pair_loss(self, replies: Replies) -> Tensor:
         """The loss of each pair, (B, P). What it gives where there is no pair is not used, but is finite."""
@@ -100,7 +106,7 @@ class Pairwise(Objective):
         return self.settings.beta * (replies.ratio if self.referred else replies.logp)
 
     def build(self, make):
-        names = ("model", "reference") if self.referred else ("model",)
+        names = ("model", "reference") if self.referred and not self.column else ("model",)
         return {name: make(dropout=0.0) for name in names}
 
     def count(self, phase, batch):
@@ -108,13 +114,13 @@ class Pairwise(Objective):
 
     def prepare(self, group, nets, total, key):
         """Adds `reference_nll` (B, T), the reference's NLL of each reply token, to each batch."""
-        if not self.referred:
+        if not self.referred or self.column:
             return group
         with torch.no_grad():
-            return [
-                {**batch, "reference_nll": token_nll(nets["reference"], batch, batch["labels"])}
-                for batch in group
-            ]
+            return [{**batch, "reference_nll": self.cell(nets["reference"], batch)} for batch in group]
+
+    def cell(self, net, batch):
+        return token_nll(net, batch, batch["labels"])
 
     def loss(self, phase, nets, batch, total):
         nll, labels = self.nll(nets["model"], batch), batch["labels"] != IGNORED
