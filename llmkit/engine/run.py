@@ -101,7 +101,8 @@ class _Run:
         backend = self.backend(objective, self._nets(objective), self.optims, self.settled, recipe.run.seed)
         if objective.column:
             datasets = {"train": self.train_set, "heldout": self.heldout_set}
-            datasets = columns.attach(objective, self.start, self.settled, datasets)
+            start = self.starts.get(objective.column_net, self.start)
+            datasets = columns.attach(objective, start, self.settled, datasets)
             self.train_set, self.heldout_set = datasets["train"], datasets["heldout"]
         data, heldout = self._loaders(objective, backend)
         meter = self._meter(objective, backend)

@@ -52,6 +52,8 @@ class Objective:
     """net -> the checkpoint it starts from, where that is not the recipe's `init`."""
     column: str = ""
     """Key of what a frozen net says of each row at any step: made once and kept (engine/columns.py)."""
+    column_net: str = ""
+    """Whose answers those are: a net of `inits`; the weights that the run starts from if empty."""
     warning: str = ""
     """Why the run is not to be trusted just now: while it says something, no checkpoint is saved."""
     verdict: str = ""

@@ -52,6 +52,12 @@ def decoder(head: str = "lm", net: str = "", outputs: int | None = None, **chang
         return with_head(Decoder(Decoder.Settings(**{**shape, **changes})), head, outputs)
 
 
+def taught(head: str = "lm", net: str = "", **changes) -> nn.Module:
+    """`decoder`; a net called teacher is wider inside, and surer of what it says."""
+    other = {"mlp_dim": 40, "init_std": 0.5} if net == "teacher" else {}
+    return decoder(head, net, **other, **changes)
+
+
 def packed(step: int, draw: int, slot: int) -> Batch:
     """Rows of two segments and padding, with an uneven number of labels; slot 1 of odd steps has none."""
     generator = keyed("packed", step, draw, slot)
@@ -373,6 +379,10 @@ PROBLEMS = {
         nets=lambda objective: objective.build(partial(decoder, experts=3, mlp_dim=16)),
     ),
     "sft": ours("sft", packed, "tokens"),
+    "distill": ours("distill", packed, "tokens", taught, teacher="its own net", top_k=3, nll=0.1),
+    "gkd": ours(
+        "distill", prompts, "tokens", taught, teacher="its own net", replies="student", beta=0.5, max_new=6
+    ),
     "masked": ours("masked", packed, "tokens", encoder),
     "denoise": ours("denoise", sources, "tokens", encdec),
     "classify": ours("classify", labelled, "texts", labels=list("abcde")),
