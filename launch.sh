@@ -2,7 +2,7 @@
 # The front door: makes the environment on first use, then does what was asked.
 #
 #   ./launch.sh quickstart [...]     real text to a tuned, evaluated, exported model (llmkit run quickstart)
-#   ./launch.sh test [...]           the whole test suite (arguments go to pytest)
+#   ./launch.sh test [...]           the whole test suite, a process per core (arguments go to pytest)
 #   ./launch.sh VERB [...]           any llmkit verb: train, eval, generate, launch, doctor, ...
 #
 # LLMKIT_PYTHON=/path/to/python    the Python to build with (3.11 or newer)
@@ -89,7 +89,7 @@ setup() { # base | dev
 }
 
 case "${1:-}" in
-  test) setup dev; shift; cd "$here"; exec "$python" -m pytest "$@" ;;
+  test) setup dev; shift; cd "$here"; exec "$python" -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile "$@" ;;
   quickstart) setup base; shift; set -- run quickstart "$@" ;;
   *) setup base ;;
 esac

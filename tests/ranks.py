@@ -136,8 +136,14 @@ def _serve() -> None:
 
 
 def _free_port() -> int:
-    """A port below those that the kernel hands out; the next ones are for later runs of the same ranks."""
-    for port in random.sample(range(12_000, 32_000, 100), 100):
+    """A port below those that the kernel hands out; the next ones are for later runs of the same ranks.
+
+    Every worker of pytest-xdist has ports of its own.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = range(12_000, 32_000, 100)[worker::workers]
+    for port in random.sample(own, len(own)):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
