@@ -14,10 +14,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from llmkit import registry, trust
+from llmkit import adapted, registry, trust
 from llmkit.checkpoint import store
 from llmkit.checkpoint.fragments import Reader
-from llmkit.config import Section, parse_yaml
+from llmkit.config import Section
 from llmkit.errors import CheckpointError, ConfigError
 from llmkit.log import say, warn
 from llmkit.models import heads
@@ -113,8 +113,8 @@ def open_model(
 
 def _checkpoint(path: Path, head: str | None) -> Opened:
     store.verify(path)
-    recipe = parse_yaml((path / "recipe.yaml").read_text(encoding="utf-8"), str(path / "recipe.yaml"))
-    reader, settings = Reader(path), model_settings(recipe, path)
+    recipe = adapted.recipe_of(path)
+    reader, settings = adapted.reader(path), model_settings(recipe, path)
     several = heads.parts(settings)
     name = next(iter(several)) if several else choose(reader, head)
     kind = "ema" if "ema" in reader.kinds(name) else "param"

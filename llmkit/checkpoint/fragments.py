@@ -198,14 +198,19 @@ class Reader:
 
     def whole(self, net: str, kind: str = "param") -> dict[str, torch.Tensor]:
         """{name within `net`: tensor in its shape} of one kind. No engine, no ranks."""
-        out = {}
-        for name in self.names(net):
-            entry = self._tensors[name]
-            if kind in entry["kinds"]:
-                flat = torch.empty(math.prod(entry["shape"]), dtype=DTYPES[entry["kinds"][kind]["dtype"]])
-                self._read(name, kind, 0, flat)
-                out[name.partition("/")[2]] = flat.view(entry["shape"])
-        return out
+        held = [name for name in self.names(net) if kind in self._tensors[name]["kinds"]]
+        return {name.partition("/")[2]: self.tensor(name, kind) for name in held}
+
+    def tensor(self, name: str, kind: str = "param") -> torch.Tensor:
+        """One tensor, `net/name`, in its shape."""
+        entry = self._tensors[name]
+        flat = torch.empty(math.prod(entry["shape"]), dtype=DTYPES[entry["kinds"][kind]["dtype"]])
+        self._read(name, kind, 0, flat)
+        return flat.view(entry["shape"])
+
+    def shape(self, name: str) -> list[int]:
+        """The shape of a tensor, `net/name`."""
+        return self._tensors[name]["shape"]
 
     def names(self, net: str) -> list[str]:
         """The tensors of `net`, each as `net/name`."""

@@ -52,7 +52,8 @@ class Zero(Backend):
             raise ConfigError("parallel.offload: params needs parallel.backend=zero3; use offload=optimizer")
 
     def _config(self, net: str) -> dict[str, Any]:
-        numel = sum(p.numel() for p in self.nets[net].parameters())
+        params = self.nets[net].parameters()  # stages 1 and 2 move what is trained, stage 3 all of it
+        numel = sum(p.numel() for p in params if p.requires_grad or self.stage == 3)
         config = zero_config.render(self.stage, self.parallel, self.optims[net], numel)
         schema = self.deepspeed.runtime.zero.config.DeepSpeedZeroConfig.model_fields
         if unknown := zero_config.lint(config["zero_optimization"], schema):

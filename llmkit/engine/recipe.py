@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from llmkit.config import Component, Field, Quick, Section
 from llmkit.engine.schedule import Schedule
+from llmkit.models.adapter import Adapter
 
 
 class Run(Section):
@@ -139,6 +140,9 @@ class TrainRecipe(Section):
     model: Annotated[Section, Component("model")] | None = Field(
         None, description="the net; default: that of `init`"
     )
+    adapter: Adapter | None = Field(
+        None, description="a low-rank adapter that learns instead of the weights of `init`; default: none"
+    )
     objective: Annotated[Section, Component("objective")]
     data: Annotated[Section, Component("dataset")]
     batch: Batches = Batches()
@@ -152,6 +156,8 @@ class TrainRecipe(Section):
             raise ValueError("run.steps: give either run.steps or run.tokens")
         if self.model is None and self.init is None:
             raise ValueError("model: a run needs a model section or an `init` to take it from")
+        if self.adapter and self.init is None:
+            raise ValueError("adapter: needs a base to stand on; name its checkpoint as `init`")
         context = getattr(self.model, "context", None)
         for label, part in getattr(self.data, "parts", {"": self.data}).items():
             where = f"data.parts.{label}.seq_len" if label else "data.seq_len"

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from llmkit import dist, manifest, registry
+from llmkit import adapted, dist, manifest, registry
 from llmkit.checkpoint.runstate import RunDir, recorded
 from llmkit.data.order import Growth
-from llmkit.engine import columns, loop, optim, probe
+from llmkit.engine import adapt, columns, loop, optim, probe
 from llmkit.engine.evaluate import Evaluator
 from llmkit.engine.guard import Guard
 from llmkit.engine.machine import settle
@@ -27,7 +27,7 @@ from llmkit.engine.start import Start
 from llmkit.engine.stop import Stop
 from llmkit.errors import ConfigError
 from llmkit.log import Metrics, say
-from llmkit.models import size
+from llmkit.models import adapter, size
 from llmkit.models.heads import build
 
 
@@ -66,6 +66,8 @@ class _Run:
             self.objective = registry.find("objective", recipe.objective.name)(self.recipe.objective)
         if self.start:
             self.start.check(self.recipe, self.train_set)
+        if self.recipe.adapter:
+            adapter.check(self.recipe.adapter, self.recipe.model)
         self.fresh = fresh
         self.out = Path(recipe.run.out)
 
@@ -110,8 +112,9 @@ class _Run:
         begun = saver.resume()
         for net in backend.nets:
             start = self.starts.get(net, self.start)
-            if start and (begun == 0 or net not in backend.trained):  # a resumed run has the trained ones
-                start.fill(backend, net)
+            trained = net in backend.trained
+            if start and (begun == 0 or not trained or recipe.adapter):  # a resumed run has what it trains
+                start.fill(backend, net, resumed=trained and begun > 0)
         if self.settled.compile == "on":
             _compile(backend)
         steps = recipe.run.steps
@@ -153,7 +156,7 @@ class _Run:
             with torch.device("meta"):
                 return build(model.model_copy(update=changes), head, outputs)
 
-        return objective.build(make)
+        return adapt.put_on(objective.build(make), objective, self.recipe.adapter)
 
     def _loaders(self, objective, backend):
         from llmkit.data.loader import Loader
@@ -178,7 +181,8 @@ class _Run:
         settings = self.recipe.model
         seq_len = getattr(self.train_set, "seq_len", None)
         sides = getattr(getattr(self.train_set, "noise", None), "sides", {})
-        flops = size.flops_of(settings, seq_len, sides.get("tokens")) if seq_len else None
+        known = seq_len and not self.recipe.adapter  # a backward that skips frozen weights costs less
+        flops = size.flops_of(settings, seq_len, sides.get("tokens")) if known else None
         run = self.recipe.run
         profile = Profile(run.profile, self.out / "profile")
         return Meter(objective, backend, run.steps, run.log_every, flops, profile)
@@ -191,6 +195,9 @@ class _Run:
         if self.start:
             parents["init"] = self.start.fingerprint
         parents |= {f"init_{net}": start.fingerprint for net, start in self.starts.items()}
+        if self.recipe.adapter:
+            starts = {phase.net: self.starts.get(phase.net, self.start) for phase in self.objective.phases}
+            parents["bases"] = {n: adapted.note(s.path, s.fingerprint, self.out) for n, s in starts.items()}
         sources = {
             **(self.start.lineage["sources"] if self.start else {}),
             **_sources(self.recipe.data, self.train_set),
@@ -333,10 +340,15 @@ def _compile(backend) -> None:
 
 
 def describe(backend) -> str:
-    """`model 4.2 M parameters`, for each trained network."""
-    return ", ".join(f"{name} {millions(backend.nets[name])} M parameters" for name in backend.trained)
+    """`model 4.2 M parameters`, for each trained network; with an adapter also how many of them learn."""
+    return ", ".join(f"{name} {_sizes(backend.nets[name])}" for name in backend.trained)
 
 
-def millions(net: torch.nn.Module) -> str:
-    count = sum(getattr(p, "ds_numel", p.numel()) for p in net.parameters())
-    return f"{count / 1e6:.3g}"
+def _sizes(net: torch.nn.Module) -> str:
+    learning = f", {millions(net, learning=True)} M of them learn" if hasattr(net, "borrowed") else ""
+    return f"{millions(net)} M parameters{learning}"
+
+
+def millions(net: torch.nn.Module, learning: bool = False) -> str:
+    chosen = [p for p in net.parameters() if p.requires_grad or not learning]
+    return f"{sum(getattr(p, 'ds_numel', p.numel()) for p in chosen) / 1e6:.3g}"

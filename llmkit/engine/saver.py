@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmkit import config, dist, manifest
+from llmkit import adapted, config, dist, manifest
 from llmkit.checkpoint import fragments
 from llmkit.checkpoint.store import Store
 from llmkit.engine.backend import Backend
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.errors import CheckpointError
 from llmkit.log import say, warn
+from llmkit.models.adapter import kept
 from llmkit.objectives.phase import Objective
 
 
@@ -58,6 +59,7 @@ class Saver:
         if not path:
             return 0
         self._newest = Path(path)
+        adapted.same_bases(self._newest, self.lineage)
         state = json.loads((self._newest / "state.json").read_text())
         for net in self.backend.trained:
             self.backend.allocate(net, state["optimizer_steps"][net])
@@ -139,6 +141,6 @@ class Saver:
 
     def _pieces(self, writing: bool) -> Iterator[fragments.Piece]:
         for net in self.backend.trained:
-            yield from fragments.of_net(net, self.backend.pieces(net, writing))
+            yield from fragments.of_net(net, kept(self.backend.nets[net], self.backend.pieces(net, writing)))
             if not writing or self.backend.rank == 0:
                 yield from fragments.of_net(net, fragments.buffers(self.backend.nets[net]))

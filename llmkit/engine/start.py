@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from llmkit import config, manifest, registry
+from llmkit import adapted, manifest, registry
 from llmkit.checkpoint import fragments
 from llmkit.engine.backend import Backend
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.errors import CheckpointError, ConfigError
+from llmkit.models.adapter import canonical, is_magnitude, is_part, owner
 from llmkit.models.heads import LABELLED, label_head
 from llmkit.opened import resolve
 
@@ -30,15 +31,14 @@ class Start:
             raise ConfigError(
                 f"init: {self.path} is not a checkpoint of llmkit; run `llmkit import {self.path} OUT` first"
             )
-        recipe = config.parse_yaml((self.path / "recipe.yaml").read_text(), str(self.path / "recipe.yaml"))
+        recipe = adapted.recipe_of(self.path)
         self.model = registry.find("model", recipe["model"]["name"]).Settings.model_validate(recipe["model"])
         self.lineage: dict[str, Any] = json.loads((self.path / "lineage.json").read_text())
         self.fingerprint = manifest.digest(manifest.read(self.path)["files"])
-        self.reader = fragments.Reader(self.path)
-        nets = self.reader.nets()
         self.labels = (recipe.get("objective") or {}).get("labels")
-        self.net = next((name for name in ("model", "policy") if name in nets), nets[0])
-        self.kind = "ema" if "ema" in self.reader.kinds(self.net) else "param"
+        self.reader = adapted.reader(self.path)
+        self.net, self.kind = adapted.start_net(self.reader)
+        self._held = set(self.reader.names(self.net))
 
     def check(self, recipe: TrainRecipe, dataset) -> None:
         """ConfigError if the data was made with another tokenizer than the weights were trained with."""
@@ -58,10 +58,17 @@ class Start:
                 f"not {', '.join(labels)}; start from the run before it, or set data.labels to the former"
             )
 
-    def fill(self, backend: Backend, name: str) -> None:
-        """Put the weights into the net called `name`, whatever its engine has made of it."""
+    def fill(self, backend: Backend, name: str, resumed: bool = False) -> None:
+        """Put the weights into the net called `name`, whatever its engine has made of it.
+
+        Of a trained net in a `resumed` run only those that its adapter borrows: it has the others already.
+        """
         if name in backend.trained:
-            self.reader.into(self._renamed(backend.pieces(name, writing=False)))
+            pieces = list(backend.pieces(name, writing=False))
+            if resumed:
+                pieces = [piece for piece in pieces if piece[0] in backend.nets[name].borrowed]
+            self.reader.into(self._renamed(pieces))
+            self._measure(pieces)
             backend.refresh(name)
             return
         named = backend.nets[name].named_parameters()
@@ -69,16 +76,26 @@ class Start:
 
     def _renamed(self, pieces) -> Iterator[tuple[str, torch.Size, int, dict[str, torch.Tensor]]]:
         """`pieces` under their names in the checkpoint; a head that it lacks keeps its fresh values."""
-        stored = {name.partition("/")[2] for name in self.reader.names(self.net)}
-        for name, shape, start, views in pieces:
-            if "param" not in views:
-                continue  # state of an optimiser that is not elementwise
-            found = next(
-                (n for n in (name, name.removeprefix("trunk."), f"trunk.{name}") if n in stored), None
-            )
-            if found:
-                yield f"{self.net}/{found}", shape, start, {self.kind: views["param"]}
+        for raw, shape, start, views in pieces:
+            name = canonical(raw)
+            if "param" not in views or is_part(name):
+                continue  # state of an optimiser that is not elementwise; an adapter that begins here
+            if found := self._stored(name):
+                yield found, shape, start, {self.kind: views["param"]}
             elif not name.startswith(FRESH):
                 raise CheckpointError(
                     f"{self.path}: holds no {name}; its model and the recipe's model differ"
                 )
+
+    def _stored(self, name: str) -> str | None:
+        """What the checkpoint calls the parameter `name`, whichever of the two has a head; None: it has none."""
+        names = (f"{self.net}/{n}" for n in (name, name.removeprefix("trunk."), f"trunk.{name}"))
+        return next((n for n in names if n in self._held), None)
+
+    @torch.no_grad()
+    def _measure(self, pieces) -> None:
+        """DoRA's magnitudes begin as the lengths of the base's rows (Liu et al. 2024, section 4.1)."""
+        for raw, _, start, views in pieces:
+            if is_magnitude(raw):
+                rows = self.reader.tensor(self._stored(owner(canonical(raw))), self.kind).norm(dim=1)
+                views["param"].copy_(rows[start : start + len(views["param"])])

@@ -54,6 +54,8 @@ class Objective:
     """Key of what a frozen net says of each row at any step: made once and kept (engine/columns.py)."""
     column_net: str = ""
     """Whose answers those are: a net of `inits`; the weights that the run starts from if empty."""
+    references: ClassVar[dict[str, str]] = {}
+    """Frozen net -> the trained net whose initial weights it has: with an adapter, that net without it."""
     warning: str = ""
     """Why the run is not to be trusted just now: while it says something, no checkpoint is saved."""
     verdict: str = ""

@@ -46,7 +46,7 @@ def take_update(problem, objective, phase, nets, rows, optimizer, result):
     total = {key: max(value, torch.ones_like(value)) for key, value in as_tensors(add(
         objective.count(phase, batch) for batch in rows)).items()}  # fmt: skip
     shares, seen = zip(*(objective.loss(phase, nets, batch, total) for batch in rows), strict=True)
-    named = dict(nets[phase.net].named_parameters())
+    named = {name: p for name, p in nets[phase.net].named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(sum(shares), list(named.values()), allow_unused=True)
     for p, gradient in zip(named.values(), gradients, strict=True):
         p.grad = torch.zeros_like(p) if gradient is None else gradient.detach().clone()
@@ -67,6 +67,7 @@ def optimizer(problem: Problem, net) -> torch.optim.Optimizer:
     groups = [
         {"params": [p], "weight_decay": o.weight_decay if decays(name, p) else 0.0, "name": name}
         for name, p in net.named_parameters()
+        if p.requires_grad
     ]
     if o.name == "sgd":
         return torch.optim.SGD(groups, lr=o.lr, momentum=o.momentum, foreach=False)

@@ -18,7 +18,9 @@ from torch import nn
 from llmkit import registry
 from llmkit.config import Section
 from llmkit.data.sets.prompts import Prompt
+from llmkit.engine import adapt
 from llmkit.engine.recipe import Optim
+from llmkit.models.adapter import Adapter
 from llmkit.models.blocks import initialise
 from llmkit.models.decoder import Decoder
 from llmkit.models.encdec import EncDec
@@ -172,6 +174,15 @@ def ours(name: str, batch, denominator: str, net=decoder, **settings) -> Problem
         denominator,
         Optim(lr=1e-3, eps=1e-5, clip=0.0),
     )
+
+
+def with_adapter(problem: Problem, **settings) -> Problem:
+    """`problem` with an adapter on what it trains, and no reference but that net without it."""
+
+    def nets(objective):
+        return adapt.put_on(problem.nets(objective), objective, Adapter(rank=3, **settings))
+
+    return replace(problem, nets=nets)
 
 
 # ---- three objectives made for the test --------------------------------------------------------------------
@@ -434,6 +445,16 @@ PROBLEMS = {
         Rollouts, states, "tokens", {"policy": (6, 16, 5), "value": (6, 16, 1), "reference": (6, 16, 5)}
     ),
 }
+
+
+shallow = partial(decoder, layers=1)
+ADAPTED = {
+    "dpo_lora": with_adapter(ours("dpo", pairs, "pairs", shallow, sft_weight=0.2)),
+    "reward_dora": with_adapter(
+        ours("reward", pairs, "pairs", shallow), kind="dora", rslora=True, targets="attention"
+    ),
+}
+"""Problems with an adapter, which have a test of their own: at ZeRO-3 they take longer than all the others."""
 
 
 def build(problem: Problem) -> tuple[Objective, dict[str, nn.Module]]:

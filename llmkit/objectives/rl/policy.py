@@ -8,7 +8,7 @@ A minibatch is one draw of the loader: `batch.rows` prompts with `samples` repli
 to `minibatches` of them, and every optimiser step sees exactly one, whatever the layout of ranks.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import model_validator
@@ -93,6 +93,7 @@ class PolicySettings(Section):
 class PolicyGradient(Objective):
     """Trains `model`. `reference` has its initial weights; `reward` and `judge` are other checkpoints."""
 
+    references: ClassVar[dict[str, str]] = {"reference": "model"}
     metric_mode = "max"
 
     def __init__(self, settings):
