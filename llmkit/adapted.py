@@ -66,14 +66,14 @@ def find(noted: dict[str, str], run: Path) -> Path:
 
 
 def same_bases(checkpoint: Path, now: dict[str, Any]) -> None:
-    """CheckpointError if the adapters in `checkpoint` were trained on other bases than a run's lineage `now`."""
+    """CheckpointError if `checkpoint` has an adapter on another base than a run whose lineage is `now`."""
     then = trust.read_json(checkpoint / "lineage.json").get("bases") or {}
     for net, facts in (now.get("bases") or {}).items():
         old, new = then.get(net, {}).get("fingerprint", "none"), facts["fingerprint"]
         if old != new:
             raise CheckpointError(
-                f"init: {facts['path']} is {new[:12]}, the adapter in {checkpoint} was trained on {old[:12]}; "
-                "start from that base, or --fresh"
+                f"init: {facts['path']} is {new[:12]}, the adapter in {checkpoint} was trained on "
+                f"{old[:12]}; start from that base, or --fresh"
             )
 
 

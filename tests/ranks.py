@@ -33,7 +33,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[1]
 SLOW_IMPORTS = (
     "llmkit.engine.run", "torch._dynamo", "torch.utils.tensorboard", "deepspeed",
-    "peft", "deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.runtime.superoffload.superoffload_stage3",
+    "peft", "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.runtime.superoffload.superoffload_stage3",
 )  # fmt: skip
 """What a run would import on the way, and what costs most of its time."""
 TAIL = 3000

@@ -1,7 +1,7 @@
 """Adapters in a run: which nets get one, and what stands for the nets that are copies of them.
 
-    recipe.adapter ─► every trained net: adapter and head learn, the rest is borrowed from `init`
-                   ─► a reference: the trained net with its adapter left out, not a second net in memory
+recipe.adapter ─► every trained net: adapter and head learn, the rest is borrowed from `init`
+               ─► a reference: the trained net with its adapter left out, not a second net in memory
 """
 
 from torch import nn
@@ -10,7 +10,9 @@ from llmkit.models.adapter import Adapter
 from llmkit.objectives.phase import Objective
 
 
-def put_on(nets: dict[str, nn.Module], objective: Objective, settings: Adapter | None) -> dict[str, nn.Module]:
+def put_on(
+    nets: dict[str, nn.Module], objective: Objective, settings: Adapter | None
+) -> dict[str, nn.Module]:
     """`nets`, with an adapter on those that `objective` trains if there are `settings` for one."""
     if settings is None:
         return nets

@@ -66,7 +66,8 @@ class Start:
         if name in backend.trained:
             pieces = list(backend.pieces(name, writing=False))
             if resumed:
-                pieces = [piece for piece in pieces if piece[0] in backend.nets[name].borrowed]
+                borrowed: Any = backend.nets[name].borrowed
+                pieces = [piece for piece in pieces if piece[0] in borrowed]
             self.reader.into(self._renamed(pieces))
             self._measure(pieces)
             backend.refresh(name)
@@ -88,7 +89,7 @@ class Start:
                 )
 
     def _stored(self, name: str) -> str | None:
-        """What the checkpoint calls the parameter `name`, whichever of the two has a head; None: it has none."""
+        """What the checkpoint calls the parameter `name`, whichever of the two has a head, or None."""
         names = (f"{self.net}/{n}" for n in (name, name.removeprefix("trunk."), f"trunk.{name}"))
         return next((n for n in names if n in self._held), None)
 

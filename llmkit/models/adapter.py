@@ -1,12 +1,12 @@
 """What a low-rank adapter is: its settings, the layers it goes on, its names in a checkpoint, its sum.
 
-    y = W x  ─►  y = W x + scale B A x        A (rank, in), B (out, rank); W stays as it was     Hu et al. 2021
-    DoRA         y = m * (W + scale B A) x / |W + scale B A|, row by row; m (out,)               Liu et al. 2024
+    LoRA   y = W x + scale B A x                                 A (rank, in), B (out, rank)   Hu et al. 2021
+    DoRA   y = m * (W + scale B A) x / |W + scale B A| by row    m (out,)                      Liu et al. 2024
 
-                 in memory (peft's names)                      in a checkpoint
-    W            layers.0.mlp.up_proj.base_layer.weight        not there: it is the base's
-    A, B         layers.0.mlp.up_proj.lora_A.NAME.weight       layers.0.mlp.up_proj.lora_A.weight
-    m            layers.0.mlp.up_proj.lora_magnitude_vector... layers.0.mlp.up_proj.lora_magnitude_vector.weight
+            in memory (peft's names)                      in a checkpoint
+    W       layers.0.mlp.up_proj.base_layer.weight        not there: it is the base's
+    A, B    layers.0.mlp.up_proj.lora_A.NAME.weight       layers.0.mlp.up_proj.lora_A.weight
+    m       ...up_proj.lora_magnitude_vector.NAME.weight  ...up_proj.lora_magnitude_vector.weight
 
 Nothing here needs peft, which takes seconds to import; models/lora.py does.
 """
@@ -33,7 +33,9 @@ class Adapter(Section):
     """A low-rank adapter on a frozen base: what learns instead of the net's own weights."""
 
     name: str = Field(
-        "default", pattern=r"^[A-Za-z][\w-]*$", description="what it is called where several stand side by side"
+        "default",
+        pattern=r"^[A-Za-z][\w-]*$",
+        description="what it is called where several stand side by side",
     )
     kind: Literal["lora", "dora"] = Field(
         "lora", description="dora: magnitude and direction learn apart (Liu et al. 2024)"
@@ -73,7 +75,7 @@ def check(settings: Adapter, model: Section) -> None:
         )
     if getattr(model, "experts", 0) and settings.targets != "attention":
         raise ConfigError(
-            f"adapter.targets: {settings.targets} would be on experts, which are no linear layers; use attention"
+            f"adapter.targets: {settings.targets} would be on experts, no linear layers; use attention"
         )
 
 

@@ -78,7 +78,7 @@ def test_it_opens_as_the_sum_of_base_and_adapter(runs):
 
 @pytest.mark.slow
 def test_a_run_goes_on_from_an_adapter_as_from_any_checkpoint(runs, tmp_path):
-    """A reward model with an adapter on (the base with an adapter): the trunk is their sum, the head is kept."""
+    """A reward model with an adapter on (base with an adapter): the trunk is their sum, the head stays."""
     first, second = str(runs / "ddp straight"), str(tmp_path / "reward")
     settings = {"init": first, "adapter__rank": 3, "objective__name": "reward", "run__steps": 2}
     ranks.run(small.train, 1, second, "dpo", settings)
@@ -88,7 +88,7 @@ def test_a_run_goes_on_from_an_adapter_as_from_any_checkpoint(runs, tmp_path):
     stored = fragments.Reader(small.newest(second)).tensor("model/score.weight")
     assert torch.equal(net.score.weight, stored)
     off = [(a - b).abs().max() for a, b in zip(net.trunk.parameters(), trunk.parameters(), strict=True)]
-    assert 0 < max(off) < 0.01
+    assert 0 < max(off) < 0.05  # the first adapter has moved weights by far more
     assert min(off) == 0
 
 

@@ -160,7 +160,10 @@ RECIPE = {
         ({"adapter.kind": "qlora"}, r"adapter: kind: qlora is not built: .*bitsandbytes on a GPU; use lora"),
         ({"adapter.name": "a.b"}, r"adapter\.name: \"a.b\""),
         ({"adapter.rnak": 3}, r"adapter\.rnak: no such setting; did you mean adapter\.rank\?"),
-        ({"adapter.rank": 3, "init": None, "model": {"name": "decoder"}}, "adapter: needs a base to stand on"),
+        (
+            {"adapter.rank": 3, "init": None, "model": {"name": "decoder"}},
+            "adapter: needs a base to stand on",
+        ),
     ],
 )
 def test_bad_settings_are_one_line(changes, line):

@@ -454,7 +454,7 @@ ADAPTED = {
         ours("reward", pairs, "pairs", shallow), kind="dora", rslora=True, targets="attention"
     ),
 }
-"""Problems with an adapter, which have a test of their own: at ZeRO-3 they take longer than all the others."""
+"""Problems with an adapter, which have a test of their own: at ZeRO-3 they take longer than all others."""
 
 
 def build(problem: Problem) -> tuple[Objective, dict[str, nn.Module]]:

@@ -21,7 +21,9 @@ def measured() -> list[dict]:
 
 def offences(case: str) -> list[str]:
     found = [result[case] for result in measured()]
-    return [f"{key} {value:.1e}" for one in found for key, value in one.items() if value > LIMITS.get(key, value)]
+    return [
+        f"{key} {value:.1e}" for one in found for key, value in one.items() if value > LIMITS.get(key, value)
+    ]
 
 
 @pytest.mark.slow
