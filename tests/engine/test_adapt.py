@@ -102,7 +102,7 @@ def test_another_base_is_refused_by_its_fingerprint(runs, tmp_path):
     path = small.newest(tuned)
     noted = json.loads((path / "lineage.json").read_text())["bases"]["model"]
     moved = {**noted, "path": "/nowhere"}
-    assert adapted.find(moved, tuned) == small.newest(tmp_path / "base")  # moved along with the run
+    assert adapted.find(moved, tuned).resolve() == small.newest(tmp_path / "base")  # moved along with the run
     ranks.run(small.train, 1, str(tmp_path / "base"), "causal", {"run__steps": 3, "optim__lr": 0.1})
     shutil.rmtree(tmp_path / "base/checkpoints" / Path(noted["path"]).name)
     lines = ranks.spawn(small.train, 1, str(tuned), "dpo", {**ADAPTER, "init": str(tmp_path / "base")})
