@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from llmkit import manifest, trust
+from llmkit import manifest, registry, trust
 from llmkit.checkpoint import fragments, store
 from llmkit.config import parse_yaml
 from llmkit.errors import CheckpointError, DataError
+from llmkit.models import heads
 from llmkit.models.adapter import Adapter, is_part, merged
 
 
@@ -101,11 +102,23 @@ class Adapted(fragments.Reader):
         store.verify(path)
         base = reader(path)
         name, kind = start_net(base)
-        headed = any(own.startswith(f"{net}/trunk.") for own in self.own.names(net))
-        for stored in base.names(name):
-            leaf = stored.partition("/")[2].removeprefix("trunk.")
-            if not (headed and leaf.startswith("lm_head.")):  # another head takes its place
-                self._bases[f"{net}/{'trunk.' if headed else ''}{leaf}"] = (base, stored, kind)
+        there = {stored.partition("/")[2].removeprefix("trunk."): stored for stored in base.names(name)}
+        mine = {own.partition("/")[2] for own in self.own.names(net)}
+        for own in self._parameters(net, mine) - mine:
+            stored = there.get(own.removeprefix("trunk."))
+            if stored is None:
+                raise CheckpointError(f"{self.folder}: its base {path} holds no {own}")
+            self._bases[f"{net}/{own}"] = (base, stored, kind)
+
+    def _parameters(self, net: str, mine: set[str]) -> set[str]:
+        """The names of all parameters of `net`, whose head is among `mine`."""
+        model = recipe_of(self.folder)["model"]
+        settings = registry.find("model", model["name"]).Settings.model_validate(model)
+        labelled = heads.label_head(mine)
+        end = labelled or ("score" if "score.weight" in mine else "lm")
+        outputs = self.own.shape(f"{net}/{labelled}_head.weight")[0] if labelled else None
+        with torch.device("meta"):
+            return {name for name, _ in heads.build(settings, end, outputs).named_parameters()}
 
     def _read(self, name: str, kind: str, start: int, view: torch.Tensor) -> None:
         view.copy_(self.tensor(name).flatten()[start : start + view.numel()])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from llmkit.errors import CheckpointError, ConfigError
 from llmkit.models.adapter import Adapter, canonical, is_magnitude, is_part
+from llmkit.models.heads import trunk_of
 
 
 def config(settings: Adapter, **more: Any) -> LoraConfig:
@@ -42,7 +43,7 @@ def inject(net: nn.Module, settings: Adapter) -> nn.Module:
     the base's; `net.adapter` is `settings`. The net may be on the meta device. ConfigError if no layer of it
     is one of `settings.modules`.
     """
-    trunk = getattr(net, "trunk", net)
+    trunk = trunk_of(net)
     try:
         inject_adapter_in_model(config(settings), trunk, settings.name)
     except ValueError as error:
@@ -128,7 +129,7 @@ def attach(net: nn.Module, settings: Adapter, tensors: dict[str, Tensor]) -> Non
 
     CheckpointError if they are not those of such an adapter.
     """
-    trunk = getattr(net, "trunk", net)
+    trunk = trunk_of(net)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that there is one already
         inject_adapter_in_model(config(settings), trunk, settings.name)
