@@ -1,6 +1,7 @@
 """Answers of a frozen net on disk: the same training as with the net in memory, reused, and never stale."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ def both(folder: str, tokenizer: str) -> None:
             if "teacher" in settings:
                 objective["teacher"], changes = f"{folder}/base", {"init": None, "model": NARROW}
             changes |= {"objective": objective, "data": data}
+            os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)  # each run meets elsewhere
             run.train(recipe(folder, tokenizer, f"{name}_{kind}", **changes), "cpu")
 
 

@@ -19,6 +19,10 @@ def test_perplexities_have_the_conventional_values():
     assert figures["word_perplexity"] == pytest.approx(54.5982, abs=5e-5)
     assert figures["byte_perplexity"] == pytest.approx(1.7708, abs=5e-5)
     assert figures["bits_per_byte"] == pytest.approx(0.8243972, abs=5e-8)
+    texts = [perplexities(10.0, 5, 3, 20), perplexities(6.0, 2, 1, 8)]
+    each = np.array([text["token_perplexity"] for text in texts])
+    assert each.mean() == pytest.approx(13.7373, abs=5e-5)  # what `evaluate` prints, which is another figure
+    assert np.exp(np.log(each).mean()) == pytest.approx(12.1825, abs=5e-5)  # and DeepSpeed-Chat
 
 
 @torch.no_grad()

@@ -57,3 +57,11 @@ def test_replies_that_cannot_fit_are_refused(data, tokenizer_dir):
         rollout.draw(net, batch, 2, 5)
     said, rows = rollout.draw(net, batch, 2, 4)
     assert len(said) == len(rows["tokens"]) == 2
+
+
+def test_records_that_are_prompts_alone_serve_as_well(tmp_path, tokenizer):
+    record = {"id": "1", "prompt": [{"role": "user", "content": "Say yes"}], "answer": "yes"}
+    settings = {"data": collected(tmp_path / "data", [record]), "tokenizer": tokenizer}
+    (found,) = Prompts(Prompts.Settings(**settings), "train", seed=1).batch([(0, 0)])["prompts"]
+    assert found.record["answer"] == "yes"
+    assert len(found.ids) > 2

@@ -30,6 +30,14 @@ def test_advantages_of_one_right_reply_in_four(kind, expected):
     torch.testing.assert_close(found, wide(*expected), atol=1e-7, rtol=0)
 
 
+def test_the_deviation_of_a_group_is_the_unbiased_one():
+    """verl's and OpenRLHF's epsilons give 1.5; the biased deviation, which nobody uses, the root of 3."""
+    found, away = grouped("grpo", wide(1, 0, 0, 0), 4)[0], wide(1, 0, 0, 0) - 0.25
+    assert found.item() == pytest.approx(1.5, abs=5e-4)
+    assert (away / away.std())[0].item() == pytest.approx(1.5, abs=1e-9)
+    assert (away / away.std(correction=0))[0].item() == pytest.approx(1.7320508, abs=1e-7)
+
+
 def test_a_group_of_equal_rewards_teaches_nothing():
     assert grouped("grpo", wide(1, 1, 0, 0), 2).tolist() == [0, 0, 0, 0]
 
