@@ -8,6 +8,7 @@ from llmkit.models.blocks import initialise
 from llmkit.models.decoder import Decoder
 from llmkit.objectives.rl import rollout
 from llmkit.tokenizer import chat
+from tests.data.sets.conftest import collected
 from tests.objectives.rl import small
 
 
