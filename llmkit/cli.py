@@ -155,6 +155,18 @@ def check(
     check.show(Path(folder), Path(text) if text else None)
 
 
+@verb(tokenizer, "extend")
+def extend(
+    ckpt: Annotated[str, typer.Argument(metavar="CKPT|DIR")],
+    overrides: Overrides,
+    options: Options,
+):
+    """Add control tokens or words of a domain to a model's vocabulary, or to a tokenizer's."""
+    from llmkit import verbs
+
+    verbs.perform("tokenizer.extend", {}, {**assignments(overrides or []), "ckpt": ckpt}, options)
+
+
 @verb(tokenizer, "export")
 def export_tokenizer(folder: Annotated[str, typer.Argument(metavar="DIR")], out: str, options: Options):
     """Copy a tokenizer as a Hugging Face tokenizer directory."""
@@ -370,7 +382,9 @@ def doctor(options: Options):
 
 @verb(app, "schema")
 def schema(
-    kind: Annotated[str, typer.Argument(help="train, collect, shard, tokenizer, eval, export or pipeline.")],
+    kind: Annotated[
+        str, typer.Argument(help="train, collect, shard, tokenizer, extend, eval, export or pipeline.")
+    ],
     options: Options,
 ):
     """The JSON schema of a kind of recipe, for editors."""

@@ -16,6 +16,7 @@ RECIPES = {
     "collect": "llmkit.data.collect:Collect",
     "shard": "llmkit.data.shard:Shard",
     "tokenizer": "llmkit.tokenizer.train:TokenizerSpec",
+    "extend": "llmkit.extending:Extend",
     "eval": "llmkit.eval.suite:Suite",
     "export": "llmkit.models.hf.export:Export",
     "pipeline": "llmkit.pipeline:Pipeline",

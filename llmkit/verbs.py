@@ -48,6 +48,7 @@ STAGES = {
     "tokenizer.train": Work(
         "llmkit.tokenizer.train:TokenizerSpec", "llmkit.tokenizer.train:work", "tokenizer", ("data",)
     ),
+    "tokenizer.extend": Work("llmkit.extending:Extend", "llmkit.extending:work", "recipes"),
     "eval": Work("llmkit.eval.suite:Suite", "llmkit.eval.suite:work", "eval"),
     "export": Work("llmkit.models.hf.export:Export", "llmkit.models.hf.export:work", "recipes"),
 }

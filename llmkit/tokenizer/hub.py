@@ -28,6 +28,7 @@ class HubPieces:
         self._byte_level = b'"ByteLevel"' in text
         added = self._model.get_added_tokens_decoder()
         self.specials = {token.content: i for i, token in added.items() if token.special}
+        self._plain = {token.content for token in added.values() if not token.special}
         self.vocab_size = self._model.get_vocab_size()
         roles = _roles(folder)
         self.eos = self._role(roles, "eos", folder)
@@ -67,7 +68,7 @@ class HubPieces:
 
     def _bytes(self, piece: str) -> int:
         if self._byte_level:  # one character of the piece stands for one byte (Radford et al. 2019)
-            return len(piece)
+            return len(piece.encode()) if piece in self._plain else len(piece)
         return 1 if _BYTE.fullmatch(piece) else len(piece.replace(SPACE, " ").encode())
 
 

@@ -5,6 +5,7 @@ All of them have control tokens first, in the layout's order, then 256 bytes, th
 
 import io
 import re
+import string
 from typing import Any
 
 import sentencepiece
@@ -30,9 +31,10 @@ def train(settings, lines: Lines, control: list[str]) -> bytes:
     proto = io.BytesIO()
     more: dict[str, Any] = {f"{role}_id": layout.ids[role] for role in ROLES}
     more |= {f"{role}_piece": layout.pieces[role] for role in ROLES}
-    if settings.model == "unigram":  # what control tokens are spelt with: see export.py
-        spelt = set("".join([*layout.pieces.values(), *control, *(f"<0x{i:02X}>" for i in range(256))]))
-        more["required_chars"] = "".join(sorted(spelt - {" "}))
+    if settings.model == "unigram":  # what control tokens are spelt with, those of later too: see export.py
+        more["required_chars"] = "".join(
+            sorted({*string.printable, *"".join(control)} - {*string.whitespace})
+        )
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),

@@ -55,7 +55,7 @@ def work(hf_dir: str | Path, out: Path) -> dict:
 
 def save(net: nn.Module, out: Path, tokenizer: Path | None, facts: dict) -> Path:
     """Publish `net` as step 0 of the run directory `out`, with the tokenizer that is in `tokenizer`."""
-    recipe = {"model": net.settings.model_dump(mode="json"), "run": {"out": str(out), "steps": 0}}
+    recipe = {"model": net.settings.model_dump(mode="json"), "run": {"steps": 0}}
     if isinstance(net, LabelNet):
         recipe["objective"] = {"name": net.head, "labels": list(net.labels), "several": net.several}
     state = {"step": 0, "optimizer_steps": {"model": 0}, "objective": {}}
