@@ -113,9 +113,44 @@ def _parsed(line: bytes, label: str) -> dict[str, Any]:
         return unreadable(label, "not_utf8", line)
     except (ValueError, RecursionError):
         return unreadable(label, "not_json", line)
+    return _object(record, label, line)
+
+
+def _object(record: Any, label: str, raw: bytes | str) -> dict[str, Any]:
     if not isinstance(record, dict):
-        return unreadable(label, "not_an_object", line)
+        return unreadable(label, "not_an_object", raw)
     return {**record, "id": _printable(record.get("id", label))}
+
+
+def json_array(path: Path, name: str, most: int = MAX_LINE) -> Iterator[dict[str, Any]]:
+    """The objects of a .json file that holds a list of them, one at a time; objects line by line as well."""
+    decoder, held, number = json.JSONDecoder(), "", 0
+    try:
+        with opened(path) as file, io.TextIOWrapper(file, "utf-8-sig") as text:  # type: ignore[type-var]
+            held = text.read(1 << 16).lstrip()
+            if not held.startswith("["):
+                yield from json_lines(path, name, max_line=most)
+                return
+            held = held[1:]
+            while True:
+                held = held.lstrip(" \t\r\n,")
+                if held.startswith("]"):
+                    return
+                try:
+                    record, end = decoder.raw_decode(held)
+                except (ValueError, RecursionError):
+                    more = text.read(1 << 16)
+                    if not more or len(held) > most:
+                        yield unreadable(f"{name}#{number}", "too_long" if more else "not_json", held)
+                        return
+                    held += more
+                    continue
+                yield _object(record, f"{name}#{number}", held[:end])
+                held, number = held[end:], number + 1
+    except UnicodeDecodeError:
+        yield unreadable(f"{name}#{number}", "not_utf8", held)
+    except BROKEN as error:
+        yield unreadable(name, "broken_file", str(error))
 
 
 def _printable(value: Any) -> str:

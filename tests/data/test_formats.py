@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from llmkit.data import formats, shapes
+from llmkit.data import formats, readers, shapes
 from llmkit.data.collect import Collect, work
 from llmkit.errors import ConfigError, DataError
 
@@ -166,6 +166,28 @@ def test_a_parquet_file_of_sharegpt_is_read_too(tmp_path):
     (tmp_path / "out").mkdir()
     source = str(tmp_path / "a.parquet")
     assert work(Collect(kind="conversations", source=source), tmp_path / "out")["counts"]["kept"] == 2
+
+
+def test_a_json_file_that_is_one_list_is_read_object_by_object(tmp_path):
+    rows = [{"instruction": f"Say {i}", "input": "", "output": "x" * (i * 3000)} for i in range(1, 60)]
+    path = tmp_path / "alpaca.json"
+    path.write_text(json.dumps(rows, indent=1))
+    read = list(readers.json_array(path, "a"))
+    assert [{key: row[key] for key in rows[0]} for row in read] == rows
+    (tmp_path / "out").mkdir()
+    assert work(Collect(kind="conversations", source=str(path)), tmp_path / "out")["counts"]["kept"] == 59
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert len(list(readers.json_array(path, "a"))) == len(rows)
+    path.write_text(json.dumps(rows)[:-500])
+    torn = list(readers.json_array(path, "a"))
+    assert len(torn) == len(rows)
+    assert torn[-1]["unreadable"] == "not_json"
+    path.write_text("[1, {}]")
+    assert [row.get("unreadable") for row in readers.json_array(path, "a")] == ["not_an_object", None]
+    path.write_bytes(b'[{"a": "caf\xe9"}]')
+    assert [row["unreadable"] for row in readers.json_array(path, "a")] == ["not_utf8"]
+    path.write_text("[" + json.dumps({"text": "x" * 200_000}))
+    assert [row["unreadable"] for row in readers.json_array(path, "a", most=100_000)] == ["too_long"]
 
 
 def test_a_format_of_another_kind_is_refused(tmp_path):

@@ -15,7 +15,9 @@ from llmkit.registry import register
 WEB = {".html": extract.html_file, ".htm": extract.html_file, ".epub": extract.epub}
 WEB |= {".warc": extract.warc, ".wet": extract.warc}
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet", *WEB)
-WANTED = ".txt, .md, .jsonl, .html (each also .gz or .zst), .parquet, .epub, .warc or .wet"
+WANTED = (
+    ".txt, .md, .jsonl, .html (each also .gz or .zst), .parquet, .epub, .warc or .wet, or a .json by name"
+)
 
 Stretch = tuple[str, int, int, int]
 """Name of a file, first byte and the one after the last, and the lines before it."""
@@ -92,11 +94,12 @@ class Files:
             yield from WEB[format](path, name)
             return
         shaped = any(form.kind == self.kind for form in formats.FORMATS.values())
-        rows = (
-            readers.json_lines(path, name, start, end, line)
-            if format == ".jsonl"
-            else readers.parquet_rows(path, name, None if shaped else ["id", *keys])
-        )
+        if format == ".json":
+            rows = readers.json_array(path, name)
+        elif format == ".jsonl":
+            rows = readers.json_lines(path, name, start, end, line)
+        else:
+            rows = readers.parquet_rows(path, name, None if shaped else ["id", *keys])
         for row in rows:
             if shaped:
                 s = self.settings
@@ -123,7 +126,7 @@ def found(root: Path) -> list[Path]:
     if not root.exists():
         raise DataError(f"{root}: there is no such file or folder")
     if root.is_file():
-        if suffix(root) not in SUFFIXES:
+        if suffix(root) not in (*SUFFIXES, ".json"):  # in a folder, a .json is some program's settings
             raise DataError(f"{root}: not a kind of file that can be read; {WANTED} can")
         return [root]
     inside = [p for p in sorted(root.rglob("*")) if p.is_file() and not _hidden(p.relative_to(root))]

@@ -1,11 +1,12 @@
 """Golden values: TRL 1.16, OpenRLHF 0.11 and the papers' formulas, worked out by hand."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from llmkit import config
+from llmkit import config, registry
 from llmkit.errors import ConfigError
 from llmkit.objectives.phase import add
 from llmkit.objectives.tune.dpo import Dpo, preference_loss, scores
@@ -94,8 +95,8 @@ REFERENCE = Given([1.0] * 12)
 POLICY = Given([0.9] * 4 + [1.2] * 3 + [1.1] * 2 + [0.7] + [3.0] * 2)
 
 
-def run(settings, group, policy=POLICY):
-    objective = Dpo(Dpo.Settings.model_validate(settings))
+def run(settings, group, policy=POLICY, cls=Dpo):
+    objective = cls(cls.Settings.model_validate(settings))
     (phase,) = objective.phases
     nets = {"model": policy, "reference": REFERENCE}
     group = objective.prepare(group, nets, total=lambda counts: counts, key=0)
@@ -169,3 +170,15 @@ def test_the_reference_gets_no_gradient():
 def test_a_setting_that_would_be_ignored_is_refused(settings, says):
     with pytest.raises(ConfigError, match=says):
         config.resolve(Dpo.Settings, settings)
+
+
+def test_a_loss_of_your_own_is_one_file():
+    """The example of docs/preference.md on the two pairs of this file."""
+    file = Path(__file__).parents[3] / "docs" / "examples" / "apo.py"
+    registry.load_plugin(str(file))
+    cls = registry.find("objective", "apo")
+    loss, figures = run({"beta": 0.5}, [packed()], cls=cls)
+    # Log-ratios: chosen 0.4 and -0.2, rejected -0.6 and 0.3.
+    chosen, rejected = torch.sigmoid(0.5 * torch.tensor([[0.4, -0.2], [-0.6, 0.3]]))
+    assert loss.item() == pytest.approx((1 - chosen + rejected).mean().item(), rel=1e-6)
+    assert figures["accuracy"] == 0.5
