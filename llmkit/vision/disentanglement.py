@@ -52,7 +52,8 @@ def dci(codes: np.ndarray, factors: np.ndarray, trees: int = 10, seed: int = 0) 
     cut = len(codes) * 4 // 5
     weights, right = [], []
     for f in factors.T:
-        forest = RandomForestClassifier(trees, max_depth=10, random_state=seed).fit(codes[:cut], f[:cut])
+        forest = RandomForestClassifier(trees, max_features=None, min_samples_leaf=10, random_state=seed)
+        forest.fit(codes[:cut], f[:cut])
         weights.append(forest.feature_importances_)
         right.append((forest.predict(codes[cut:]) == f[cut:]).mean())
     importance = np.array(weights).T  # (L, F)

@@ -6,9 +6,9 @@ import pytest
 from llmkit.vision import disentanglement as scores
 
 DRAWS = np.random.RandomState(0)
-FACTORS = np.stack([DRAWS.randint(n, size=4000) for n in (3, 6, 10, 16)], 1)
+FACTORS = np.stack([DRAWS.randint(n, size=2000) for n in (3, 6, 10, 16)], 1)
 SCALED = (FACTORS - FACTORS.mean(0)) / FACTORS.std(0)
-NOISE = DRAWS.normal(size=(4000, 2))
+NOISE = DRAWS.normal(size=(2000, 2))
 PURE = np.concatenate([SCALED + 0.01 * DRAWS.normal(size=SCALED.shape), NOISE], 1)
 MIXED = np.concatenate([SCALED @ np.linalg.qr(DRAWS.normal(size=(4, 4)))[0], NOISE], 1)
 
@@ -48,6 +48,6 @@ def test_two_dimensions_that_say_the_same_leave_no_gap():
 
 
 def test_a_dimension_that_never_moves_is_harmless():
-    still = np.concatenate([PURE, np.ones((4000, 1))], 1)
+    still = np.concatenate([PURE, np.ones((2000, 1))], 1)
     assert scores.mig(still, FACTORS) == pytest.approx(scores.mig(PURE, FACTORS))
     assert np.isfinite(scores.sap(still, FACTORS))
