@@ -4,8 +4,11 @@
     gated      a vertical and a horizontal stack with gates (van den Oord et al. 2016b): no blind spot
     snail      gated convolutions and attention to all pixels before (Chen et al. 2018)
 
-A mask is a window here: what a masked kernel may not see is not in the kernel. Letters: B images, D width, C
-channels, Y X size, M numbers for each pixel.
+A mask is a window here: what a masked kernel may not see is not in the kernel. So a pixel is drawn from what
+is kept of the pixels before it, and nothing is computed twice: blocks have a `row` (what rows above say to a
+whole row) and a `step` (one pixel).
+
+Letters: B images, D width, C channels, Y X size, M numbers for each pixel.
 """
 
 from typing import Any, ClassVar, Literal
@@ -94,14 +97,31 @@ class Pixel(nn.Module):
 
         `truncation` below 1 sharpens every pixel's distribution: a temperature of logits and scales.
         """
-        s = self.settings
-        x = torch.zeros(len(key), s.channels, s.size, s.size, device=key.device)
-        u = noise.uniform(key, "pixels", (s.size, s.size, s.components + s.channels))
-        for row in range(s.size):
-            for column in range(s.size):
-                out = self(x[:, :, : row + 1], label)[:, :, row, column].float()
-                x[:, :, row, column] = self._drawn(out, u[:, row, column], max(truncation, 1e-3))
-        return (x + 1) / 2
+        s, B = self.settings, len(key)
+        Y = X = s.size
+        edge = self.above.pad[0]
+        x = torch.zeros(
+            B, s.channels + 1, Y + edge, X + 2 * edge, device=key.device
+        )  # zeros above and beside
+        x[:, -1, edge:, edge : edge + X] = 1
+        u = noise.uniform(key, "pixels", (Y, X, s.components + s.channels))
+        told = [embed(label)[:, :, None, None] for embed in self.embeds]
+        kept = [block.kept(B, Y, X, self.above.conv.weight.new_zeros) for block in self.blocks]
+        before = x.new_zeros(B, s.channels + 1, 1, 1)
+        for row in range(Y):
+            above = v = self.above.conv(x[:, :, row : row + edge])
+            for block, state in zip(self.blocks, kept):
+                v = block.row(state, row, v)
+            for column in range(X):
+                left = x[:, :, row + edge : row + edge + 1, column : column + edge]
+                h = above[..., column : column + 1] + self.left.conv(left)
+                for i, (block, state) in enumerate(zip(self.blocks, kept)):
+                    h = block.step(state, row, column, h + told[i] if told else h, before)
+                out = self.last(F.elu(h))[:, :, 0, 0].float()
+                drawn = self._drawn(out, u[:, row, column], max(truncation, 1e-3))
+                x[:, :-1, row + edge, edge + column] = drawn
+                before = x[:, :, row + edge : row + edge + 1, edge + column : edge + column + 1]
+        return (x[:, :-1, edge:, edge : edge + X] + 1) / 2
 
     def _drawn(self, out: Tensor, u: Tensor, temperature: float) -> Tensor:
         s = self.settings
@@ -140,6 +160,17 @@ class Masked(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.above(x) + self.left(x)
 
+    def at(self, kept: Tensor, new: Tensor, row: int, column: int) -> Tensor:
+        """The result at one pixel, whose input `new` (B, D', 1, 1) is entered into `kept` (`margin`)."""
+        kept[:, :, row + 1, column + 1] = new[:, :, 0, 0]
+        above = self.above.conv(kept[:, :, row : row + 1, column : column + 3])
+        return above + self.left.conv(kept[:, :, row + 1 : row + 2, column : column + 2])
+
+
+def margin(B: int, D: int, Y: int, X: int, zeros) -> Tensor:
+    """A map with a row of zeros above it and a column on either side."""
+    return zeros(B, D, Y + 1, X + 2)
+
 
 def previous(x: Tensor) -> Tensor:
     """The pixel before each in reading order, 0 for the first: (B, C, Y, X) -> the same."""
@@ -165,6 +196,19 @@ class ResidualBlock(nn.Module):
         """`v` is handed on: there is one stack."""
         return v, h + self.widen(F.relu(self.conv(F.relu(self.squeeze(F.relu(h))))))
 
+    def kept(self, B: int, Y: int, X: int, zeros) -> dict[str, Tensor]:
+        """What is remembered of earlier pixels when images are drawn, empty."""
+        return {"squeezed": margin(B, self.squeeze.out_channels, Y, X, zeros)}
+
+    def row(self, state: dict[str, Tensor], row: int, v: Tensor) -> Tensor:
+        """What the rows above tell this one (B, D, 1, X) -> what they tell the next block's."""
+        return v
+
+    def step(self, state: dict[str, Tensor], row: int, column: int, h: Tensor, before: Tensor) -> Tensor:
+        """`forward` at one pixel: h (B, D, 1, 1); `before` (B, C + 1, 1, 1) is the pixel in front of it."""
+        seen = self.conv.at(state["squeezed"], F.relu(self.squeeze(F.relu(h))), row, column)
+        return h + self.widen(F.relu(seen))
+
 
 class GatedBlock(nn.Module):
     """The vertical stack sees all rows above; the horizontal one is told of it (2016b, figure 2)."""
@@ -179,6 +223,23 @@ class GatedBlock(nn.Module):
         """(B, D, Y, X) of both stacks -> the same."""
         below = self.down(v)
         return gate(below), h + self.out(gate(self.across(h) + self.tell(below)))
+
+    def kept(self, B: int, Y: int, X: int, zeros) -> dict[str, Tensor]:
+        """The vertical stack's row above, what it tells this row, and the pixel to the left."""
+        D = self.out.in_channels
+        return {"above": zeros(B, D, 1, X), "told": zeros(B, 2 * D, 1, X), "left": zeros(B, D, 1, 1)}
+
+    def row(self, state: dict[str, Tensor], row: int, v: Tensor) -> Tensor:
+        """The vertical stack at a whole row."""
+        below = self.down.conv(F.pad(torch.cat([state["above"], v], 2), (1, 1)))
+        state |= {"above": v, "told": self.tell(below), "left": torch.zeros_like(state["left"])}
+        return gate(below)
+
+    def step(self, state: dict[str, Tensor], row: int, column: int, h: Tensor, before: Tensor) -> Tensor:
+        """The horizontal stack at one pixel."""
+        across = self.across.conv(torch.cat([state["left"], h], 3))
+        state["left"] = h
+        return h + self.out(gate(across + state["told"][..., column : column + 1]))
 
 
 class SnailBlock(nn.Module):
@@ -209,6 +270,30 @@ class SnailBlock(nn.Module):
             attend(q, k, v_, None).transpose(2, 3).flatten(1, 2)
         )  # features at t know pixels before t alone
         return v, h + self.out(seen.unflatten(2, h.shape[2:]))
+
+    def kept(self, B: int, Y: int, X: int, zeros) -> dict[str, Any]:
+        """Inputs of the convolutions; keys and values of all earlier pixels."""
+        H = self.out.in_channels // self.HEAD
+        maps = [margin(B, conv.above.conv.in_channels, Y, X, zeros) for conv in self.convs]
+        return {"maps": maps, "size": X, **{name: zeros(B, H, Y * X, self.HEAD) for name in ("key", "value")}}
+
+    def row(self, state: dict[str, Any], row: int, v: Tensor) -> Tensor:
+        """There is one stack."""
+        return v
+
+    def step(self, state: dict[str, Any], row: int, column: int, h: Tensor, before: Tensor) -> Tensor:
+        """Both at one pixel; it attends to itself and to all that is kept."""
+        for conv, gates, kept in zip(self.convs, self.gates, state["maps"]):
+            a, b = gates(F.elu(conv.at(kept, F.elu(h), row, column))).chunk(2, 1)
+            h = h + a * b.sigmoid()
+        X = state["size"]
+        place = h.new_tensor([row / X - 0.5, column / X - 0.5]).view(1, 2, 1, 1).expand(len(h), -1, -1, -1)
+        placed = torch.cat([F.elu(h), before, place], 1)
+        q, k, v_ = (self._heads(conv(placed)) for conv in (self.query, self.key, self.value))
+        t = row * X + column
+        state["key"][:, :, t], state["value"][:, :, t] = k[:, :, 0], v_[:, :, 0]
+        seen = F.scaled_dot_product_attention(q, state["key"][:, :, : t + 1], state["value"][:, :, : t + 1])
+        return h + self.out(seen.flatten(1)[:, :, None, None])
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, H * K, Y, X) -> (B, H, Y * X, K)"""

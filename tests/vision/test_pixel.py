@@ -89,6 +89,32 @@ def test_samples_are_drawn_in_order_and_by_key(net):
     assert torch.allclose(images * 255, (images * 255).round(), atol=1e-3)
 
 
+@torch.no_grad()
+def whole(made: Pixel, key: torch.Tensor, label: torch.Tensor, truncation: float) -> torch.Tensor:
+    """The images of `sample`, by a whole forward for each pixel."""
+    s = made.settings
+    x = torch.zeros(len(key), s.channels, s.size, s.size)
+    u = noise.uniform(key, "pixels", (s.size, s.size, s.components + s.channels))
+    for row in range(s.size):
+        for column in range(s.size):
+            out = made(x, label)[:, :, row, column]
+            x[:, :, row, column] = made._drawn(out, u[:, row, column], truncation)
+    return (x + 1) / 2
+
+
+@pytest.mark.parametrize("net", KINDS)
+@pytest.mark.parametrize("likelihood", ["bernoulli", "mixture"])
+def test_what_is_kept_of_earlier_pixels_changes_no_image(net, likelihood):
+    channels = 1 if likelihood == "bernoulli" else 3
+    made = model(net, likelihood=likelihood, channels=channels, layers=3, conditional=True, width=32, size=7)
+    key, label = noise.keys(5, 6), torch.arange(6) % 3
+    images = made.sample(key, label, 0.8)
+    assert torch.allclose(images, whole(made, key, label, 0.8), atol=1e-5)
+    assert images.std() > 0.1
+    made.blocks[1].step = lambda state, row, column, h, before: h  # a block that is left out is noticed
+    assert not torch.allclose(images, made.sample(key, label, 0.8), atol=1e-2)
+
+
 def test_rows_below_change_nothing_above():
     made, x = model("snail"), torch.randn(2, 1, 6, 6)
     assert torch.allclose(made(x)[:, :, :3], made(x[:, :, :3]), atol=1e-5)
