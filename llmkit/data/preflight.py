@@ -67,7 +67,7 @@ class Preflight:
         self._stop = chat.stop_ids(tokenizer)
         self._prefixes: dict[tuple[str, ...], bool] = {}
         self._heldout: set[int] = set()
-        self._facts = ""
+        self._facts: tuple[Counter, str] = (Counter(), "records")
 
     def found(self, check: str, record: dict[str, Any], true: bool = True) -> bool:
         """Note that `check` is true of `record` -> whether the record is left out for it."""
@@ -105,7 +105,8 @@ class Preflight:
     def _every_reply_ends(self, ids, learned) -> bool:
         """Every run of learned tokens holds one that stops generation."""
         flags = np.asarray(learned, bool)
-        stops = np.isin(np.asarray(ids), self._stop) & flags
+        ids = np.asarray(ids)
+        stops = flags & np.logical_or.reduce([ids == stop for stop in self._stop])
         starts = np.flatnonzero(flags & ~np.concatenate([[False], flags[:-1]]))
         return bool(np.logical_or.reduceat(stops, starts).all())
 
@@ -136,9 +137,7 @@ class Preflight:
         for check, n in self.counts.items():
             if getattr(self.checks, check) != "keep":
                 counts[f"dropped_{check}"] = n
-        labels, tokens = counts["labels"], counts["tokens"]
-        share = f" ({labels / tokens:.0%})" if tokens else ""
-        self._facts = f"{counts[noun]:,} {noun}, {tokens:,} tokens, {labels:,} labelled{share}"
+        self._facts = counts, noun
         wrong = [check for check in self.counts if getattr(self.checks, check) == "fail"]
         if wrong:
             for line in self.lines():
@@ -153,7 +152,12 @@ class Preflight:
 
     def lines(self) -> list[str]:
         """The findings for the person who runs this, one a line; the checks without any together."""
-        out = [f"preflight: {self.where}: {self._facts}"]
+        counts, noun = self._facts
+        rows, tokens, labels = (counts[key] for key in ("rows", "tokens", "labels"))
+        share = f" ({labels / tokens:.0%})" if tokens else ""
+        facts = f"{counts[noun]:,} {noun}, {tokens:,} tokens, {labels:,} labelled{share}"
+        facts += f", {rows:,} rows" if rows else ""
+        out = [f"preflight: {self.where}: {facts}"]
         out += [f"  {getattr(self.checks, check)}: {self._told(check)}" for check in self.counts]
         none = [check for check in Checks.model_fields if check not in self.counts]
         return [*out, f"  nothing found: {', '.join(none)}"]

@@ -85,7 +85,6 @@ def render(
     from. A longer conversation's ids begin with those of its beginning. DataError for roles or templates
     that cannot be rendered.
     """
-    text = _rendered(tokenizer, messages, open_reply)
     ids: list[int] = []
     mask: list[int] = []
     run, learned = "", 0
@@ -95,7 +94,7 @@ def render(
         ids.extend(new)
         mask.extend([learned] * len(new))
 
-    for part in _parts(tokenizer, text):
+    for part in _rendered(tokenizer, messages, open_reply):
         if part in (_OPEN, _CLOSE):
             flush()
             run, learned = "", int(part == _OPEN)
@@ -120,25 +119,32 @@ def stop_ids(tokenizer: Tokenizer) -> list[int]:
     return list(dict.fromkeys([tokenizer.eos, *last]))
 
 
-def _rendered(tokenizer: Tokenizer, messages: list[dict], open_reply: bool) -> str:
-    """The template's text, with a placeholder wherever somebody's content belongs."""
+def _rendered(tokenizer: Tokenizer, messages: list[dict], open_reply: bool) -> list[str]:
+    """The template's text, with a placeholder wherever somebody's content belongs, in parts."""
     for i, message in enumerate(messages):
         if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
             raise DataError(
                 f"messages[{i}]: needs a role ({', '.join(ROLES)}) and text as content: {message!r:.80}"
             )
-    holes = [{"role": m["role"], "content": _HOLE.format(i)} for i, m in enumerate(messages)]
-    names = {i: text for text, i in tokenizer.specials.items()}
-    special = {"bos_token": names.get(tokenizer.bos, ""), "eos_token": names.get(tokenizer.eos, "")}
-    template = _compiled(tokenizer.chat_template)
+    roles, specials = tuple(m["role"] for m in messages), tuple(tokenizer.specials.items())
+    template = tokenizer.chat_template
     try:
-        return template.render(messages=holes, add_generation_prompt=open_reply, **special)
+        return _parts(template, roles, open_reply, tokenizer.bos, tokenizer.eos, specials)
+    except DataError:
+        raise
     except Exception as error:  # a foreign template may raise anything
         raise DataError(f"{tokenizer.folder / 'chat_template.jinja'}: {error}") from None
 
 
-def _parts(tokenizer: Tokenizer, text: str) -> list[str]:
-    """`text` cut into placeholders, marks, control tokens and the plain text between them."""
-    specials = sorted(tokenizer.specials, key=len, reverse=True)
+@functools.lru_cache(2048)
+def _parts(
+    template: str, roles: tuple[str, ...], open_reply: bool, bos: int, eos: int, ids: tuple
+) -> list[str]:
+    """Placeholders, marks, control tokens and the text between them: kept, since roles alone decide them."""
+    names = {i: text for text, i in ids}
+    special = {"bos_token": names.get(bos, ""), "eos_token": names.get(eos, "")}
+    holes = [{"role": role, "content": _HOLE.format(i)} for i, role in enumerate(roles)]
+    text = _compiled(template).render(messages=holes, add_generation_prompt=open_reply, **special)
+    specials = sorted(names.values(), key=len, reverse=True)
     pattern = "|".join(["\ue000\\d+\ue001", _OPEN, _CLOSE, *map(re.escape, specials)])
     return [part for part in re.split(f"({pattern})", text) if part]
