@@ -138,6 +138,11 @@ class Adapted(fragments.Reader):
             return None
         return self.own.tensor(name, "ema" if "ema" in self.own.kinds(net) else "param")
 
+    def lent(self, name: str) -> torch.Tensor:
+        """A tensor of the base, without what the adapter adds, by the name that this net has for it."""
+        base, stored, kind = self._bases[name]
+        return base.tensor(stored, kind)
+
     def parts(self, net: str) -> dict[str, torch.Tensor]:
         """The adapter of `net` and its head, by their names within the net."""
         return {name.partition("/")[2]: self._own(name) for name in self.own.names(net)}

@@ -33,7 +33,7 @@ MAY_NOT = {
 ONLY_IN = {
     "deepspeed": ("engine.backend_ddp", "engine.backend_zero"),
     "accelerate": ("engine.backend_ddp", "engine.backend_zero"),
-    "peft": ("models.lora",),
+    "peft": ("models.lora", "models.hf.reload"),  # the latter runs where llmkit cannot be imported
     "typer": ("cli",),
 }
 """Library -> the only modules that may import it."""

@@ -32,7 +32,7 @@ def learned(net, seed: int = 5):
     generator = torch.Generator().manual_seed(seed)
     for name, p in net.named_parameters():
         if ".lora_A." in name or ".lora_B." in name:
-            p.normal_(0, 0.2, generator=generator)
+            p.normal_(0, 0.1, generator=generator)
         elif ".lora_magnitude_vector." in name:
             p.uniform_(0.5, 1.5, generator=generator)
     return net.eval()

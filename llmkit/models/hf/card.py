@@ -71,17 +71,43 @@ print(pipeline("{task}", "{{name}}")({{prompt}}))"""
 }
 
 
+ADAPTER = """\
+from peft import PeftModel
+from transformers import {auto}
+
+base = {auto}.from_pretrained("{base}"{labels})  # any directory that holds the same base
+model = PeftModel.from_pretrained(base, "{name}")"""
+AUTO = {
+    "lm": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "score": "AutoModelForSequenceClassification",
+    "classify": "AutoModelForSequenceClassification",
+    "tag": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering",
+}
+
+
+def use(opened: Opened, figures: dict[str, Any], kind: str, name: str) -> str:
+    """A program that runs what was exported: a model, or an adapter on its base."""
+    if "base" not in figures:
+        return USE[kind].format(name=name, prompt=repr("My fellow citizens"))
+    count = 1 if opened.head == "score" else len(getattr(opened.net, "labels", ()))
+    labels = f", num_labels={count}" if count else ""
+    return ADAPTER.format(auto=AUTO[opened.head], base=figures["base"], labels=labels, name=name)
+
+
 def write(out: Path, opened: Opened, figures: dict[str, Any], title: str, evaluation: dict | None) -> None:
     """Write `out`/README.md. `figures` are the gate's; `evaluation` is the report.json of `llmkit eval`."""
     stages = history(opened)
     tuned = any(stage["objective"] not in ("causal", "reward") for stage in stages)
     kind = "chat" if opened.head == "lm" and tuned else opened.head
     parts = [
-        front_matter(opened),
+        front_matter(opened, figures),
         f"# {title}",
         summary(opened, figures, kind),
         "## Use",
-        f"```python\n{USE[kind].format(name=title, prompt=repr('My fellow citizens'))}\n```",
+        f"```python\n{use(opened, figures, kind, title)}\n```",
         "## Data and licences",
         sources_table(opened.lineage.get("sources") or {}),
         "## Training",
@@ -121,12 +147,13 @@ def parent(init: str | None) -> dict[str, Any] | None:
     return parse_yaml(path.read_text(encoding="utf-8"), str(path)) if init and path.is_file() else None
 
 
-def front_matter(opened: Opened) -> str:
+def front_matter(opened: Opened, figures: dict[str, Any]) -> str:
     """The YAML that the Hub reads. A licence is stated if all sources have the same one."""
     licences = {str(facts.get("licence")) for facts in (opened.lineage.get("sources") or {}).values()}
     agreed = len(licences) == 1 and re.fullmatch(r"[A-Za-z]+[\w.+-]*", next(iter(licences)))
     facts = {
-        "library_name": "transformers",
+        "library_name": "peft" if "base" in figures else "transformers",
+        **({"base_model": figures["base"]} if "base" in figures else {}),
         "pipeline_tag": PIPELINES[opened.head],
         "license": licences.pop().lower() if agreed else "other",
         "tags": ["llmkit"],

@@ -20,7 +20,7 @@ from llmkit.config import Field, Section
 from llmkit.errors import ConfigError, DataError, ExportRefused
 from llmkit.log import say, warn
 from llmkit.models import heads
-from llmkit.models.hf import card, gate, images, labels, weights
+from llmkit.models.hf import adapters, card, gate, images, labels, weights
 from llmkit.opened import Opened, open_model
 from llmkit.tokenizer.export import FILES
 from llmkit.tokenizer.vocabulary import Tokenizer
@@ -36,6 +36,10 @@ class Export(Section):
     shard_bytes: int = Field(4_000_000_000, gt=0, description="largest size of a safetensors file, in bytes")
     title: str | None = Field(None, description="heading of the model card; default: the run's name")
     evaluation: str | None = Field(None, description="directory of `llmkit eval` that the card quotes")
+    form: Literal["merged", "adapter"] = Field(
+        "merged", description="of a run with an adapter: added into its base, or alone in peft's format"
+    )
+    base: str | None = Field(None, description="form=adapter: the exported base that it is for")
 
     def inputs(self) -> dict[str, str]:
         """The stage directories it reads: when one of them is made anew, so is the export."""
@@ -50,12 +54,28 @@ def work(settings: Export, out: Path) -> dict:
     opened = open_model(settings.ckpt)
     if images.is_one(opened.net):
         return _images(settings, opened, out, evaluation)
-    figures = publish(opened.net, opened.tokenizer, out, settings, heldout)
+    figures = _publish(settings, opened, out, heldout)
     card.write(out, opened, figures, settings.title or name_of(opened), evaluation)
     manifest.write_json(out / "export_report.json", figures)
     texts, amount = figures.get("lines", 0) + figures.get("strings", 0), figures["max_abs_logit_diff"]
     say(f"export: logits agree within {amount:.1e}, the ids of {texts} texts are equal")
     return {**figures, "licences": opened.lineage.get("sources") or {}}
+
+
+def _publish(settings: Export, opened: Opened, out: Path, heldout: str | None) -> dict:
+    """`publish`; of a checkpoint with an adapter, their sum after its proof, or the adapter by itself."""
+    adapter = adapters.settings_of(opened)
+    if adapter is None:
+        if settings.form == "adapter":
+            raise ConfigError(f"form: {opened.path} has no adapter; leave form out")
+        return publish(opened.net, opened.tokenizer, out, settings, heldout)
+    both = adapters.side_by_side(opened, adapter)
+    proof = adapters.prove_sum(opened, both, heldout)
+    if settings.form == "merged":
+        return proof | publish(opened.net, opened.tokenizer, out, settings, heldout)
+    family = family_of(opened.net, settings.family)
+    copy_tokenizer(opened.tokenizer, out)
+    return proof | adapters.publish(opened, adapter, both, family, out, settings.base, heldout)
 
 
 def _images(settings: Export, opened: Opened, out: Path, evaluation: dict | None) -> dict:
@@ -93,13 +113,19 @@ def publish(
         stated = {key: value for key, value in ids.items() if value is not None}
         manifest.write_json(out / "generation_config.json", stated)
     weights.write(out, dict(family.give(net)), kind, settings.shard_bytes)
-    for name in FILES if tokenizer else ():
-        if (tokenizer.folder / name).is_file():
-            shutil.copyfile(tokenizer.folder / name, out / name)
+    copy_tokenizer(tokenizer, out)
     tied = net is heads.trunk_of(net) and net.settings.tie
     original = gate.Original(net, head, tokenizer, family.trace(net), tied)
     figures = gate.prove(out, original, heldout)
     return {"architecture": family.architectures[head], "dtype": settings.dtype, **figures}
+
+
+def copy_tokenizer(tokenizer: Tokenizer | None, out: Path) -> None:
+    """Put the tokenizer's files into the directory `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in FILES if tokenizer else ():
+        if (tokenizer.folder / name).is_file():
+            shutil.copyfile(tokenizer.folder / name, out / name)
 
 
 def read_text(file: str) -> str:

@@ -53,6 +53,8 @@ class Original:
     tokenizer: Tokenizer | None
     trace: dict[str, nn.Module]
     tied: bool
+    base: str | None = None
+    """What is proved is an adapter: the exported base that it is put on."""
 
 
 def prove(folder: Path, original: Original, heldout: str | None) -> dict:
@@ -78,6 +80,8 @@ def build(original: Original, heldout: str | None) -> tuple[dict, dict]:
     case = {
         "head": original.head,
         "tied": original.tied,
+        "base": original.base,
+        "labels": num_labels(original),
         "prompts": prompts,
         "new_tokens": NEW_TOKENS,
         "replies": [greedy(original, prompt, ends) for prompt in prompts],
@@ -90,6 +94,11 @@ def build(original: Original, heldout: str | None) -> tuple[dict, dict]:
         tensors |= {"source": tokens.roll(1, 0), "source_lengths": lengths.roll(1, 0)}
     tensors |= {f"trace.{name}": value for name, value in activations(original, probe).items()}
     return case, {name: value.detach().cpu().clone() for name, value in tensors.items()}
+
+
+def num_labels(original: Original) -> int | None:
+    """How many outputs the head has; None for one that gives words."""
+    return 1 if original.head == "score" else len(getattr(original.net, "labels", ())) or None
 
 
 def pick_rows(original: Original, heldout: str | None, rows: int = 4, length: int = 256):

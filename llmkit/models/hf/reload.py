@@ -43,18 +43,34 @@ DIALECTS = {
 """The keys that the other version writes: without them the configuration must still mean the same."""
 
 
-def load(folder: Path, head: str):
+def load(folder: Path, case: dict):
     """-> (model in fp32, what the loader complained about)."""
-    model, info = AUTO[head].from_pretrained(
+    if case.get("base"):
+        return load_adapter(folder, case)
+    model, info = AUTO[case["head"]].from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
     )
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
     return model.eval(), {kind: sorted(map(str, info[kind])) for kind in kinds if info.get(kind)}
 
 
+def load_adapter(folder: Path, case: dict):
+    """-> (the exported base in fp32 with the adapter on, tensors of its file that were not taken)."""
+    import peft
+
+    labels = {"num_labels": case["labels"]} if case["labels"] else {}
+    base = AUTO[case["head"]].from_pretrained(
+        case["base"], dtype=torch.float32, use_safetensors=True, local_files_only=True, **labels
+    )
+    both = peft.PeftModel.from_pretrained(base, folder)
+    taken = set(peft.get_peft_model_state_dict(both))
+    left = taken ^ set(load_file(folder / "adapter_model.safetensors"))
+    return both.eval().get_base_model(), {"unexpected_keys": sorted(left)} if left else {}
+
+
 def dialects(folder: Path, model) -> dict:
     """The rotary parameters that each dialect of config.json gives alone, to a version that knows both."""
-    if int(transformers.__version__.partition(".")[0]) < 5:
+    if int(transformers.__version__.partition(".")[0]) < 5 or not (folder / "config.json").is_file():
         return {}
     config = json.loads((folder / "config.json").read_text())
     found = {}
@@ -149,7 +165,7 @@ def encoded(tokenizer, case: dict) -> dict:
 def examine(folder: Path, case: dict, tensors: dict) -> dict:
     """Everything that is measured on the exported `folder`."""
     torch.manual_seed(0)
-    model, complaints = load(folder, case["head"])
+    model, complaints = load(folder, case)
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     probe = {"input_ids": tensors["probe"]}
     if "source" in tensors:
