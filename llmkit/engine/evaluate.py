@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from llmkit import dist
 from llmkit.engine.backend import Backend
 from llmkit.objectives.phase import Objective, add
 
@@ -30,7 +31,7 @@ class Evaluator:
         with contextlib.ExitStack() as stack:
             for net in self.backend.trained:
                 stack.enter_context(self.backend.averaged(net))
-            figures = self._figures()
+            figures = self._figures() | self._compared()
             self._show(done)  # after the figures: an objective may show what it has just seen
             return figures
 
@@ -59,6 +60,26 @@ class Evaluator:
             name: {key: float(value) for key, value in self.backend.total(numbers).items()}
             for name, numbers in seen.items()
         }
+
+    @torch.no_grad()
+    def _compared(self) -> dict[str, float]:
+        """Figures of what the nets generate, where the objective has a comparison: the same on every rank."""
+        comparison = self.objective.comparison
+        if comparison is None:
+            return {}
+        modes = [(net, net.training) for net in self.backend.nets.values()]
+        with contextlib.ExitStack() as stack:
+            for name, net in self.backend.nets.items():
+                stack.enter_context(self.backend.gathered(name))
+                net.eval()
+            batches = [batch for group in self.batches.values() for batch in self.backend.place(group)]
+            mine = [comparison.rows(self.backend.nets, batch) for batch in batches]
+        for net, training in modes:
+            net.train(training)
+        rows = [part for parts in dist.gather(mine) for part in parts]
+        conditional = getattr(self.backend.nets[comparison.maker].settings, "conditional", False)
+        found = comparison.figures(rows, conditional)
+        return {f"heldout/{name}": round(value, 8) for name, value in found.items()}
 
     @torch.no_grad()
     def _show(self, done: int) -> None:

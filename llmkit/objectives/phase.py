@@ -60,6 +60,9 @@ class Objective:
     """Why the run is not to be trusted just now: while it says something, no checkpoint is saved."""
     verdict: str = ""
     """Why the run must end."""
+    comparison: Any = None
+    """What sets generated rows beside held-out ones at evaluations: `rows(nets, batch)` gives arrays by row,
+    `figures(rows, conditional)` the figures of those of all batches and ranks."""
     metric: ClassVar[str] = "loss"
     """The headline metric, lower is better unless `metric_mode` says max."""
     metric_mode: ClassVar[str] = "min"

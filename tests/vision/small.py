@@ -19,6 +19,7 @@ MODELS = {
     "vaegan": {"name": "vaegan", "net": "conv", "width": 4, "layers": 2, "latent_dim": 3, "critic_width": 4},
     "vq": {"name": "vq", "width": 4, "layers": 1, "blocks": 1, "codes": 8, "code_dim": 2},
     "vq2": {"name": "vq2", "width": 4, "layers": 1, "blocks": 1, "codes": 8, "code_dim": 2},
+    "recogniser": {"name": "recogniser", "width": 4, "layers": 2},
     "stylegan": {"name": "stylegan", "latent_dim": 6, "width": 4, "stddev_group": 0, "conditional": True},
     "pixel": {"name": "pixel", "net": "snail", "width": 8, "layers": 1, "conditional": True},
     "sngan": {"name": "gan", "net": "resnet", "width": 4, "layers": 2, "latent_dim": 5, "spectral": True},
@@ -30,6 +31,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "vaegan": {"name": "vaegan"},
     "vq": {"name": "vq"},
     "vq2": {"name": "vq"},
+    "recogniser": {"name": "recognise"},
     "stylegan": {
         "name": "stylegan",
         "r1_every": 2,

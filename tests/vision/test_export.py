@@ -22,7 +22,6 @@ MODELS = {
     **small.MODELS,
     "mlp_vae": {"name": "vae", "width": 8, "conditional": True},
     "mixture": {"name": "pixel", "width": 8, "layers": 1, "likelihood": "mixture", "channels": 3},
-    "recogniser": {"name": "recogniser", "width": 4, "layers": 2},
     "bernoulli_mixture": {"name": "bernoulli_mixture", "components": 3},
 }
 

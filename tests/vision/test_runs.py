@@ -1,5 +1,8 @@
 """Whole runs: killed between two phases they go on bit for bit; any ranks see the same images and noise."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from llmkit.vision import noise
@@ -94,3 +97,28 @@ def test_penalties_refuse_zero3(data, tmp_path):
     settings = {"parallel__backend": "zero3"}
     (ended,) = ranks.spawn(small.train, 1, data, str(tmp_path), "gan", settings)
     assert "ConfigError: parallel.backend: zero3 cannot differentiate twice, as phase d does" in ended.text
+
+
+def compared(data: str, out: str) -> dict[str, dict]:
+    """A recogniser, then a GAN and a VAE that are compared in its features -> their last lines."""
+    small.train(data, f"{out}/recogniser", "recogniser")
+    lines = {}
+    for kind in ("gan", "vae"):
+        asked = {"objective__distance": {"extractor": f"{out}/recogniser"}, "run__eval_every": 3}
+        asked |= {"data__heldout_frac": 0.5, "run__eval_rows": 20}
+        small.train(data, f"{out}/{kind}", kind, asked)
+        lines[kind] = json.loads(Path(f"{out}/{kind}/metrics.jsonl").read_text().splitlines()[-1])
+    return lines
+
+
+@pytest.mark.slow
+def test_distances_during_training_are_the_same_on_any_number_of_ranks(data, tmp_path):
+    (alone,) = ranks.run(compared, 1, data, str(tmp_path / "one"))
+    two = ranks.run(compared, 2, data, str(tmp_path / "two"))
+    for kind, line in alone.items():
+        for name in ("frechet", "kid", "precision", "recall"):
+            assert line[f"heldout/{name}"] == pytest.approx(
+                two[0][kind][f"heldout/{name}"], rel=1e-4, abs=1e-6
+            )
+    assert "heldout/class_hits" in alone["gan"]
+    assert "heldout/class_hits" not in alone["vae"]

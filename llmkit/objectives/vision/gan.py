@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from llmkit.config import Section
 from llmkit.objectives.phase import Objective, Phase
+from llmkit.objectives.vision import comparison
 from llmkit.registry import register
 from llmkit.vision import augment, gallery, noise
 
@@ -47,6 +48,9 @@ class GanObjective(Objective):
         r1: float = Field(0.0, ge=0, description="gamma of the penalty on real images; 0: none")
         r1_every: int = Field(16, gt=0, description="steps between the visits of that penalty")
         r2: float = Field(0.0, ge=0, description="gamma of the same penalty on fakes, every step; 0: none")
+        distance: comparison.Settings | None = Field(
+            None, description="compare generated with held-out images at evaluations; default: do not"
+        )
         ada_target: float = Field(
             0.0, ge=0, lt=1, description="mean sign of d on real images, usually 0.6; 0: no augmentation"
         )
@@ -69,6 +73,7 @@ class GanObjective(Objective):
         if s.r1:
             phases.insert(1, Phase("r1", "d", every=s.r1_every, double_backward=True))
         self.phases = tuple(phases)
+        self.comparison = comparison.Comparison(s.distance, "g") if s.distance else None
         self.draws = s.critic_updates
         if s.ada_target:
             self.state |= {"augment": 0.0, "sign": 0.0, "signed": 0.0, "updates": 0.0}

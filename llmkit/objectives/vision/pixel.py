@@ -7,6 +7,7 @@ from pydantic import Field
 
 from llmkit.config import Section
 from llmkit.objectives.phase import Objective, Phase
+from llmkit.objectives.vision import comparison
 from llmkit.registry import register
 from llmkit.vision import gallery, likelihood, noise
 
@@ -21,8 +22,16 @@ class PixelObjective(Objective):
     class Settings(Section):
         name: Literal["pixel"] = "pixel"
         binarise: likelihood.Binarise = Field("none", description="what is done to grey levels beforehand")
+        distance: comparison.Settings | None = Field(
+            None, description="compare generated with held-out images at evaluations; default: do not"
+        )
 
     phases = (Phase("train", "model"),)
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        if settings.distance:
+            self.comparison = comparison.Comparison(settings.distance, "model")
 
     def count(self, phase, batch):
         return {"images": batch["valid"].sum()}

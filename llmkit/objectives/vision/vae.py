@@ -19,6 +19,7 @@ from torch import Tensor
 
 from llmkit.config import Section
 from llmkit.objectives.phase import Objective, Phase
+from llmkit.objectives.vision import comparison
 from llmkit.registry import register
 from llmkit.vision import gallery, likelihood, noise
 
@@ -47,6 +48,10 @@ class VaeObjective(Objective):
             0, ge=0, description="draws for the held-out importance-weighted NLL; 0: none"
         )
 
+        distance: comparison.Settings | None = Field(
+            None, description="compare generated with held-out images at evaluations; default: do not"
+        )
+
         @model_validator(mode="after")
         def _one_at_a_time(self):
             if self.total_correlation != 1 and (self.bound, self.beta, self.capacity) != ("elbo", 1, None):
@@ -60,6 +65,8 @@ class VaeObjective(Objective):
     def __init__(self, settings: Settings):
         super().__init__(settings)
         self.batch_statistics = settings.total_correlation != 1
+        if settings.distance:
+            self.comparison = comparison.Comparison(settings.distance, "model")
 
     def prepare(self, group, nets, total, key):
         """Adds `step`, of which annealing is a function."""

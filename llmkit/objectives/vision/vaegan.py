@@ -18,6 +18,7 @@ from torch import Tensor
 
 from llmkit.config import Section
 from llmkit.objectives.phase import Objective, Phase
+from llmkit.objectives.vision import comparison
 from llmkit.objectives.vision.gan import real
 from llmkit.objectives.vision.vae import draw
 from llmkit.registry import register
@@ -39,9 +40,18 @@ class VaeGanObjective(Objective):
         )
         pixels: float = Field(0.0, ge=0, description="weight of the pixels' own -log p(x|z), in both halves")
 
+        distance: comparison.Settings | None = Field(
+            None, description="compare generated with held-out images at evaluations; default: do not"
+        )
+
     phases = (Phase("d", "d"), Phase("g", "g"))
     watched: Tensor | None = None
     """The first held-out images of the last evaluation and their reconstructions, one after the other."""
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        if settings.distance:
+            self.comparison = comparison.Comparison(settings.distance, "g")
 
     def count(self, phase, batch):
         return {"images": batch["valid"].sum()}
