@@ -230,6 +230,7 @@ def generate(
     top_p: float = typer.Option(0.95, "--top-p"),
     seed: int = typer.Option(0, "--seed"),
     chat: bool = typer.Option(False, "--chat", help="Put the prompt through the chat template."),
+    beams: int = typer.Option(1, "--beams", help="Search for the most likely text among so many; 1: draw."),
     *,
     options: Options,
 ):
@@ -238,7 +239,7 @@ def generate(
 
     texts = generating.generate(
         ckpt, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, chat=chat,
-        device=options.device,
+        beams=beams, device=options.device,
     )  # fmt: skip
     for text in texts:
         typer.echo(text)

@@ -18,18 +18,21 @@ def generate(
     top_p: float = 0.95,
     seed: int = 0,
     chat: bool = False,
+    beams: int = 1,
     device: str = "auto",
 ) -> list[str]:
     """What the language model in `ckpt` writes after each prompt: at most `max_tokens` tokens.
 
-    `temperature` 0 is greedy. With `chat` a prompt is a user's message, put through the chat template. An
-    encoder-decoder reads a prompt as its source. A prompt that does not fit into the context with its reply
-    loses its beginning.
+    `temperature` 0 is greedy; several `beams` search for the most likely text instead of drawing one. With
+    `chat` a prompt is a user's message, put through the chat template. An encoder-decoder reads a prompt as
+    its source. A prompt that does not fit into the context with its reply loses its beginning.
     """
     opened = open_model(ckpt, head="lm|seq2seq", device=dist.start(device))
     max_tokens = checked(opened, max_tokens, temperature, top_p)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    options = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    if beams < 1:
+        raise ConfigError(f"--beams: {beams} has to be at least 1")
+    options = {"temperature": temperature, "top_p": top_p, "seed": seed} if beams == 1 else {"beams": beams}
     if chat:
         asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
         return replies(opened, asked, max_tokens, **options)

@@ -10,7 +10,7 @@ from llmkit.data.pack import IGNORED
 from llmkit.eval.scoring import BATCH_TOKENS
 
 
-def opened_set(dataset: str, opened: Any, data: str, seq_len: int | None = None) -> Any:
+def opened_set(dataset: str, opened: Any, data: str, overlap: str, seq_len: int | None = None) -> Any:
     """The held-out split of `data` as `dataset`, with the tokenizer and the labels of `opened`.
 
     DataError for a label that the net does not know.
@@ -18,8 +18,9 @@ def opened_set(dataset: str, opened: Any, data: str, seq_len: int | None = None)
     Set = registry.find("dataset", dataset)
     length = min(seq_len or opened.net.settings.context, opened.net.settings.context)
     settings: Section = Set.Settings(
-        data=data, tokenizer=str(opened.tokenizer.folder), seq_len=length, labels=list(opened.net.labels)
-    )
+        data=data, tokenizer=str(opened.tokenizer.folder), seq_len=length, labels=list(opened.net.labels),
+        overlap=overlap,
+    )  # fmt: skip
     return Set(settings, "heldout", 0)
 
 

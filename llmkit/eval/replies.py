@@ -3,7 +3,9 @@
 from typing import Any
 
 from llmkit.data.pack import shifted
+from llmkit.data.sets import text_pairs
 from llmkit.eval.scoring import Reply
+from llmkit.models.beam import search
 from llmkit.models.generate import generate
 from llmkit.tokenizer import chat
 
@@ -11,10 +13,12 @@ ROWS = 64
 """Prompts that are generated for at once. A reply does not depend on which prompts stand beside it."""
 
 
-def write(opened: Any, prompts: list[list[int]], max_new: int, stop: list[int], **options) -> list[list[int]]:
+def write(
+    opened: Any, prompts: list[list[int]], max_new: int, stop: list[int], beams: int = 1, **options
+) -> list[list[int]]:
     """Token ids written after each of `prompts`, at most `max_new`; the stop token is left out.
 
-    `options` are those of `llmkit.models.generate.stream`.
+    `options` are those of `llmkit.models.generate.stream`; with several `beams`, of `beam.search`.
     """
     if hasattr(opened.net, "encode"):
         options["start"] = [getattr(opened.tokenizer, opened.net.settings.start)]
@@ -22,7 +26,11 @@ def write(opened: Any, prompts: list[list[int]], max_new: int, stop: list[int], 
     written: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(order), ROWS):
         chosen = order[start : start + ROWS]
-        some = generate(opened.net, [prompts[i] for i in chosen], max_new, stop=stop, keys=chosen, **options)
+        asked = [prompts[i] for i in chosen]
+        if beams > 1:
+            some = search(opened.net, asked, max_new, beams=beams, stop=stop, **options)
+        else:
+            some = generate(opened.net, asked, max_new, stop=stop, keys=chosen, **options)
         for i, ids in zip(chosen, some, strict=True):
             written[i] = ids
     return written
@@ -72,3 +80,15 @@ def drawn(opened: Any, prompts: list[list[dict]], max_new: int, seed: int) -> li
         ends = next((i + 1 for i, token in enumerate(ids) if token in stop), len(ids))
         out.append(Reply(*shifted(prompt + ids[:ends], [0] * len(prompt) + [1] * ends)))
     return out
+
+
+def written(opened: Any, texts: list[str], max_new: int, **options) -> list[str]:
+    """What a net that was fine-tuned on pairs of texts writes for each of `texts`."""
+    tokenizer, net = opened.tokenizer, opened.net
+    if hasattr(net, "encode"):
+        return continuations(opened, texts, max_new, **options)
+    room = max(1, net.settings.context - max_new - 2)
+    prompts = [
+        text_pairs.prompt(tokenizer.encode(text)[:room], tokenizer.bos, tokenizer.eos) for text in texts
+    ]
+    return [tokenizer.decode(ids) for ids in write(opened, prompts, max_new, [tokenizer.eos], **options)]

@@ -8,7 +8,7 @@ import torch
 
 from llmkit.config import Field, Section
 from llmkit.data.sets.labelled import KINDS, labels_of
-from llmkit.data.sets.task_records import read
+from llmkit.data.sets.task_records import OVERLAP, Overlap, read
 from llmkit.eval import labelling
 from llmkit.eval.metric import Measured, Metric
 from llmkit.eval.statistics import paired, wilson
@@ -31,15 +31,14 @@ class Classification(Metric):
         seq_len: int | None = Field(
             None, gt=7, description="tokens of a text, as in training; default: the net's context"
         )
+        overlap: Overlap = Field("fail", description=OVERLAP)
 
     head = "classify"
     headline = "accuracy"
 
     def measure(self, opened):
-        net, data = (
-            opened.net,
-            labelling.opened_set("labelled", opened, self.settings.data, self.settings.seq_len),
-        )
+        net, s = opened.net, self.settings
+        data = labelling.opened_set("labelled", opened, s.data, s.overlap, s.seq_len)
         logits = torch.stack(labelling.logits(net, data))
         truth = torch.zeros(len(data.texts), len(net.labels), dtype=torch.int64)
         for row, text in zip(truth, data.texts, strict=True):
@@ -47,7 +46,7 @@ class Classification(Metric):
         best = label_counts.one_hot(logits.argmax(-1), len(net.labels))
         said = (logits > 0).long() if net.several else best
         right = (said == truth).all(-1).numpy()
-        rule = majority(self.settings.data, net.labels, net.several)
+        rule = majority(s.data, net.labels, net.several)
         chance = (truth == rule).all(-1).numpy()
         margin = paired(right, chance, key="majority")
         sums = {key: float(n) for key, n in label_counts.counted(said, truth).items()}
@@ -67,8 +66,8 @@ class Classification(Metric):
             del figures["mcc"]
         names = np.array(net.labels)
         rows = [
-            {"id": text.id, "value": float(ok), "said": names[s.bool().numpy()].tolist()}
-            for text, ok, s in zip(data.texts, right, said, strict=True)
+            {"id": text.id, "value": float(ok), "said": names[one.bool().numpy()].tolist()}
+            for text, ok, one in zip(data.texts, right, said, strict=True)
         ]
         return Measured(figures, rows)
 

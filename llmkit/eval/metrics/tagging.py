@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from llmkit.config import Field, Section
-from llmkit.data.sets.task_records import read
+from llmkit.data.sets.task_records import OVERLAP, Overlap, read
 from llmkit.errors import ConfigError
 from llmkit.eval import labelling
 from llmkit.eval.metric import Measured, Metric
@@ -27,12 +27,14 @@ class Tagging(Metric):
     class Settings(Section):
         name: Literal["tagging"] = "tagging"
         data: str = Field(description="folder of collected tagged sentences; its heldout.jsonl is used")
+        overlap: Overlap = Field("fail", description=OVERLAP)
 
     head = "tag"
     headline = "accuracy"
 
     def measure(self, opened):
-        net, data = opened.net, labelling.opened_set("tagged", opened, self.settings.data)
+        net, s = opened.net, self.settings
+        data = labelling.opened_set("tagged", opened, s.data, s.overlap)
         records = {record["id"]: record for record in read(self.settings.data, "heldout", ("tagged",))[1]}
         rule, often = frequent(self.settings.data)
         other = "O" if "O" in net.labels else often

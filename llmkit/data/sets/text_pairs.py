@@ -1,0 +1,144 @@
+"""Pairs of a text and what is to be written for it, for an encoder-decoder or a decoder, packed into rows."""
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from llmkit import manifest
+from llmkit.config import Section
+from llmkit.data import shapes
+from llmkit.data.pack import IGNORED, best_fit_sides, lay_side, shifted
+from llmkit.data.sets import task_records
+from llmkit.errors import DataError
+from llmkit.registry import register
+from llmkit.tokenizer import special
+from llmkit.tokenizer.vocabulary import Tokenizer
+
+KINDS: tuple[shapes.Kind, ...] = ("text_pairs", "questions")
+"""What it reads."""
+
+
+@register("dataset", "text_pairs")
+class TextPairs:
+    """Rows of packed pairs; a pair is never split over two rows. `counts` says what became of the records."""
+
+    class Settings(Section):
+        name: Literal["text_pairs"] = "text_pairs"
+        data: str = Field(
+            description="directory made by `data collect kind=text_pairs`, or kind=questions: the passage "
+            "follows the question, the first answer is written"
+        )
+        tokenizer: str = Field(description="directory made by `tokenizer train`")
+        net: Literal["encdec", "decoder"] = Field(
+            "encdec", description="who reads it: a decoder has both texts in one row, an end marker between"
+        )
+        start: Literal["pad", "eos", "bos"] = Field(
+            "pad", description="encdec: what the decoder reads first; pad (T5), eos (BART)"
+        )
+        seq_len: int = Field(
+            128, gt=3, description="tokens of a row; encdec: of its source. A longer input loses its end"
+        )
+        target_len: int | None = Field(
+            None,
+            gt=1,
+            description="tokens of a target, a longer one is dropped; None: seq_len, decoder: half",
+        )
+        overlap: task_records.Overlap = Field("fail", description=task_records.OVERLAP)
+        pack: bool = Field(True, description="several pairs in a row, which do not see each other")
+        quick_values: ClassVar[dict[str, Any]] = {"seq_len": 64}
+
+    def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
+        self.settings, self._split = settings, split
+        self.seq_len, two = settings.seq_len, settings.net == "encdec"
+        self._target_len = settings.target_len or (self.seq_len if two else self.seq_len // 2)
+        if not two and self._target_len > self.seq_len - 3:
+            raise DataError(f"data.target_len: {self._target_len} leaves no room in seq_len={self.seq_len}")
+        self.tokenizer_dir = Path(settings.tokenizer)
+        tokenizer = Tokenizer.load(self.tokenizer_dir)
+        self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
+        self.start = settings.start if two else None
+        kind, records = task_records.read(settings.data, split, KINDS)
+        parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
+        layout = settings.model_dump(mode="json", exclude={"data", "tokenizer", "overlap"})
+        self.fingerprint = manifest.digest([*parents, layout])
+        self.counts: Counter = Counter()
+        kept = task_records.apart(settings.data, split, kind, records, settings.overlap, self.counts)
+        self._items = self._read(list(kept), tokenizer)
+        if not self._items:
+            raise DataError(f"{settings.data}: no {split} pair fits; raise data.seq_len or data.target_len")
+        random.Random(0).shuffle(self._items)
+        sides = ("source", "tokens") if two else ("tokens",)
+        sizes = [tuple(len(item[side]) for side in sides) for item in self._items]
+        capacity = (self.seq_len, max(self._target_len, 1)) if two else (self.seq_len,)
+        self._rows = best_fit_sides(sizes, capacity) if settings.pack else [[i] for i in range(len(sizes))]
+        self.counts["rows"] = len(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, rows: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """tokens, segments, labels (B, T); of two sides also source, source_segments (B, S)."""
+        laid = [[self._items[i] for i in self._rows[row]] for _, row in rows]
+        two = self.settings.net == "encdec"
+        fill = {"tokens": self._pad, "labels": IGNORED}
+        out = lay_side(laid, "segments", fill, self._target_len if two else self.seq_len)
+        if two:
+            out |= lay_side(laid, "source_segments", {"source": self._pad}, self.seq_len)
+        return out
+
+    def _read(self, records: list[dict], tokenizer: Tokenizer) -> list[dict[str, np.ndarray]]:
+        texts = [side for record in records for side in sides_of(record)]
+        ids, out = iter(tokenizer.encode_all(texts)), []
+        bos, eos = tokenizer.bos, special.marker(tokenizer, "eos", "data")
+        start = special.marker(tokenizer, self.settings.start, "data.start")
+        bart = self.settings.net == "encdec" and self.settings.start == "eos"
+        for record in records:
+            read, written = next(ids), next(ids)
+            self.counts["pairs"] += 1
+            labels = [*([bos] if bart else []), *written, eos]
+            if not all(side.strip() for side in sides_of(record)):
+                self.counts["dropped_empty"] += 1
+            elif len(labels) > self._target_len:
+                self.counts["dropped_target_too_long"] += 1
+            else:
+                out.append(self._item(read, labels, bos, eos, start, bart))
+                self.counts["labels"] += len(labels)
+        return out
+
+    def _item(self, read, labels, bos: int, eos: int, start: int, bart: bool) -> dict[str, np.ndarray]:
+        if self.settings.net == "decoder":
+            room = self.seq_len + 1 - len(labels) - 2
+            self.counts["cut"] += len(read) > room
+            asked = prompt(read[:room], bos, eos)
+            tokens, shifted_labels = shifted([*asked, *labels], [0] * len(asked) + [1] * len(labels))
+            return {"tokens": tokens[:-1], "labels": shifted_labels[:-1]}
+        source = source_of(read, self.seq_len, bos, eos, bart)
+        self.counts["cut"] += len(source) < len(read) + 1 + bart
+        return {
+            "source": np.array(source, np.int64),
+            "tokens": np.array([start, *labels[:-1]], np.int64),
+            "labels": np.array(labels, np.int64),
+        }
+
+
+def sides_of(record: dict[str, Any]) -> tuple[str, str]:
+    """(what is read, what is written)."""
+    if "answers" in record:
+        return "\n".join(filter(None, (record["question"], record["context"]))), record["answers"][0]
+    return record["input"], record["target"]
+
+
+def prompt(ids: list[int], bos: int, eos: int) -> list[int]:
+    """What a decoder reads before it writes the target."""
+    return [bos, *ids, eos]
+
+
+def source_of(ids: list[int], length: int, bos: int, eos: int, bart: bool) -> list[int]:
+    """What an encoder reads, cut to `length`; BART's begins with BOS, as its pretraining does."""
+    before = [bos] if bart else []
+    return [*before, *ids[: length - len(before) - 1], eos]
