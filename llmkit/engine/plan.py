@@ -90,6 +90,14 @@ def trace(recipe: TrainRecipe, batch: dict[str, Any], bf16: bool) -> Traced:
     return Traced(**facts, first=first, later=later, bare=bare, logits=logits, flops=flops)
 
 
+@torch.no_grad()
+def _prepared(objective, nets, net, batch):
+    """The micro-batch with what a reference says of it, which the loss of preferences reads."""
+    if objective.column:
+        batch = {**batch, objective.column: objective.cell(net, batch)}
+    return objective.prepare([batch], nets, lambda sums: sums, 0)[0] if "tokens" in batch else batch
+
+
 def _run(recipe, objective, phase, batch, bf16, release):
     """-> (peak of a first micro-batch, of a second, logits in the first, FLOPs of one, facts of the nets)"""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -106,6 +114,7 @@ def _run(recipe, objective, phase, batch, bf16, release):
             (p for each in nets.values() for p in each.parameters()), getattr(recipe.model, "vocab_size", 0)
         )
         fake = {k: mode.from_tensor(v) if torch.is_tensor(v) else v for k, v in batch.items()}
+        fake = _prepared(objective, nets, net, fake)
         for value in fake.values():
             if torch.is_tensor(value):
                 live.add(value)

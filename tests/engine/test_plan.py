@@ -10,7 +10,9 @@ from llmkit.engine.recipe import TrainRecipe
 from llmkit.errors import ConfigError
 from llmkit.models.blocks import initialise
 from llmkit.models.heads import build
+from tests.parity.problems import pairs, rated
 
+DATA = {"name": "pairs", "data": "nowhere", "tokenizer": "nowhere", "seq_len": 64}
 SHAPE = {"width": 64, "layers": 3, "heads": 4, "context": 64, "vocab_size": 500}
 
 
@@ -44,6 +46,22 @@ def test_a_trace_of_fake_tensors_counts_the_bytes_of_real_ones(recompute):
     assert traced.numel * 4 == traced.weights == sum(p.numel() * 4 for p in net.parameters())
     assert traced.moments == 2 * traced.weights
     assert traced.bare <= traced.first <= traced.later
+
+
+@pytest.mark.parametrize(
+    ("settings", "dataset", "twice"),
+    [
+        ({"name": "dpo"}, pairs, True),
+        ({"name": "dpo", "reference": "cached"}, pairs, False),
+        ({"name": "orpo"}, pairs, False),
+        ({"name": "kto"}, rated, True),
+    ],
+)
+def test_preferences_are_planned_with_their_reference_or_without(settings, dataset, twice):
+    made = recipe({"vocab_size": 29}, objective=settings, data=DATA)
+    traced = plan.trace(made, dataset(0, 0, 0), bf16=False)
+    assert traced.weights == traced.numel * (8 if twice else 4)
+    assert traced.first > 0
 
 
 def test_stages_divide_what_they_cut():
