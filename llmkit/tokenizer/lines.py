@@ -63,8 +63,7 @@ def shares(sizes: Mapping[str, int], weights: Mapping[str, float] | None, budget
     others share what it leaves. ConfigError if the weights do not name the sources that there are.
     """
     if weights is not None and set(weights) != set(sizes):
-        named = ", ".join(sorted(set(weights) ^ set(sizes)))
-        raise ConfigError(f"weights: name every source and no other; differs in {named}")
+        raise ConfigError(f"weights: name every source and no other; they are {', '.join(sorted(sizes))}")
     left = dict(weights if weights is not None else sizes)
     keep = dict.fromkeys(sizes, 1.0)
     while total := sum(left.values()):

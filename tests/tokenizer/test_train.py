@@ -135,7 +135,7 @@ def test_a_budget_of_bytes_is_dealt_by_weight_and_what_a_small_source_leaves_goe
 
 
 def test_weights_name_every_source_and_no_other(tmp_path):
-    with pytest.raises(ConfigError, match="weights: name every source and no other; differs in book, poetry"):
+    with pytest.raises(ConfigError, match="name every source and no other; they are book, code, prose"):
         Lines(mixed(tmp_path), 1000, {"prose": 1, "code": 1, "poetry": 1})
     assert shares({"a": 10}, {"a": 0.0}, 100) == {"a": 0.0}
 
