@@ -14,6 +14,7 @@ WORDS = (
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """The words of GPT-4 and Llama 3, with the vowel signs and accents (\\p{M}) of a word kept inside it."""
+PATTERNS = tuple(WORDS.replace("DIGITS", digits) for digits in ("1", "3"))
 
 
 def train(settings, lines: Lines, control: list[str]):
@@ -21,7 +22,7 @@ def train(settings, lines: Lines, control: list[str]):
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    words = Regex(WORDS.replace("DIGITS", "1" if settings.split_digits else "3"))
+    words = Regex(PATTERNS[0 if settings.split_digits else 1])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(words, "isolated"),

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from llmkit.errors import DataError
+from llmkit.tokenizer import byte_level, parts
 from llmkit.tokenizer.vocabulary import SPACE
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -29,6 +31,7 @@ class HubPieces:
         added = self._model.get_added_tokens_decoder()
         self.specials = {token.content: i for i, token in added.items() if token.special}
         self._plain = {token.content for token in added.values() if not token.special}
+        self._encoder = parts.Encoder(_cut(json.loads(text), self._plain), self._encode)
         self.vocab_size = self._model.get_vocab_size()
         roles = _roles(folder)
         self.eos = self._role(roles, "eos", folder)
@@ -47,10 +50,16 @@ class HubPieces:
         return otherwise if found is None else found
 
     def encode(self, text: str) -> list[int]:
-        return self._model.encode(text, add_special_tokens=False).ids
+        return self._encoder.one(text)
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
-        return [e.ids for e in self._model.encode_batch(texts, add_special_tokens=False)]
+        return self._encoder.all(texts)
+
+    def _encode(self, text):
+        """Ids of a text, or of a list of them."""
+        if isinstance(text, str):
+            return self._model.encode(text, add_special_tokens=False).ids
+        return [e.ids for e in self._model.encode_batch(text, add_special_tokens=False)]
 
     def decode(self, ids: list[int]) -> str:
         return self._model.decode(ids, skip_special_tokens=True)
@@ -70,6 +79,16 @@ class HubPieces:
         if self._byte_level:  # one character of the piece stands for one byte (Radford et al. 2019)
             return len(piece.encode()) if piece in self._plain else len(piece)
         return 1 if _BYTE.fullmatch(piece) else len(piece.replace(SPACE, " ").encode())
+
+
+def _cut(tree: dict, plain: set[str]) -> Callable[[str], list[str]]:
+    """Where text can be cut: at spaces if the words are those of byte_level.py, else nowhere."""
+    steps = (tree.get("pre_tokenizer") or {}).get("pretokenizers") or [{}]
+    words = (steps[0].get("pattern") or {}).get("Regex")
+    ours = words in byte_level.PATTERNS and tree.get("normalizer") is None
+    if ours and not any(parts.BEFORE_SPACES.search(piece) for piece in plain):
+        return parts.BEFORE_SPACES.split
+    return lambda text: [text]
 
 
 def _roles(folder: Path) -> dict:

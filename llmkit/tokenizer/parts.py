@@ -7,7 +7,8 @@ came before is looked up, and neither library ever adds up the scores of more th
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import chain
 
 LONGEST = 1000
 """Characters of a part where it has to be short: float32 sums of unigram scores are exact up to there."""
@@ -28,6 +29,26 @@ BOUNDED_ESCAPED = _pattern("\u2581", LONGEST)
 def crossing(pieces: Iterable[str]) -> str | None:
     """The first of `pieces` that lies across a border; None if every one lies within a part."""
     return next((piece for piece in pieces if not WORDS.fullmatch(piece)), None)
+
+
+BEFORE_SPACES = re.compile(r"(?<=[!-~])(?= )")
+"""Where byte-level vocabularies of byte_level.py can be cut: none of its words holds such a place."""
+
+
+class Encoder:
+    """Texts to ids: `cut` gives the parts of a text, `encode` the ids of one part or of a list of them."""
+
+    def __init__(self, cut: Callable[[str], list[str]], encode):
+        self._cut, self._seen = cut, Seen(encode)
+
+    def one(self, text: str) -> list[int]:
+        return list(chain.from_iterable(map(self._seen.__getitem__, self._cut(text))))
+
+    def all(self, texts: list[str]) -> list[list[int]]:
+        """`one` of many, with what is new in them encoded at once."""
+        cut = [self._cut(text) for text in texts]
+        self._seen.learn(chain.from_iterable(cut))
+        return [list(chain.from_iterable(map(self._seen.__getitem__, found))) for found in cut]
 
 
 class Seen(dict):

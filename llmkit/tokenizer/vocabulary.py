@@ -12,7 +12,6 @@ A directory without tokenizer.model, one that came from elsewhere, is read from 
 
 import hashlib
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -109,17 +108,14 @@ class SentencePieces:
         self.bos, self.eos, self.pad = self._model.bos_id(), self._model.eos_id(), self._model.pad_id()
         controls = filter(self._model.is_control, range(self.vocab_size))
         self.specials = {self._model.id_to_piece(i): i for i in controls}
-        self._parts = _cut(proto)
-        self._seen = parts.Seen(self._model.encode)
+        self._encoder = parts.Encoder(_cut(proto), self._model.encode)
 
     def encode(self, text: str) -> list[int]:
         """What the library gives for `text` as a whole; but parts that came before are looked up."""
-        return list(chain.from_iterable(map(self._seen.__getitem__, self._parts(text))))
+        return self._encoder.one(text)
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
-        cut = [self._parts(text) for text in texts]
-        self._seen.learn(chain.from_iterable(cut))
-        return [list(chain.from_iterable(map(self._seen.__getitem__, found))) for found in cut]
+        return self._encoder.all(texts)
 
     def decode(self, ids: list[int]) -> str:
         return self._model.decode(ids)
