@@ -63,10 +63,16 @@ def kernel_distance(
     for _ in range(subsets):
         x = fake[draws.choice(len(fake), size, replace=False)].astype(np.float64)
         y = real[draws.choice(len(real), size, replace=False)].astype(np.float64)
-        xx, yy, xy = (((a @ b.T) / a.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+        xx, yy, xy = (_kernel(a, b) for a, b in ((x, x), (y, y), (x, y)))
         within = (xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)) / (size * (size - 1))
         values.append(within - 2 * xy.mean())
     return float(np.mean(values)), float(np.std(values))
+
+
+def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(x.y / D + 1)^3, as products: numpy's power of three is ten times slower."""
+    base = (a @ b.T) / a.shape[1] + 1
+    return base * base * base
 
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, neighbours: int = 3) -> tuple[float, float]:

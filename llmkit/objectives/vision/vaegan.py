@@ -53,6 +53,9 @@ class VaeGanObjective(Objective):
         if settings.distance:
             self.comparison = comparison.Comparison(settings.distance, "g")
 
+    def build(self, make):
+        return {"g": make("g"), "d": make("d")}
+
     def count(self, phase, batch):
         return {"images": batch["valid"].sum()}
 
