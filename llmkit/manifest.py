@@ -31,10 +31,15 @@ def write(folder: Path, **facts: Any) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Publish `value` at `path` by rename, so no reader ever sees half of it."""
+    write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False, default=str).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Publish `content` at `path` by rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, default=str)
+    with open(partial, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

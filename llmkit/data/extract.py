@@ -12,23 +12,28 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmkit.data.readers import BROKEN, opened, unreadable
 from llmkit.errors import ConfigError
 
 MAX_PAGE = 8 << 20
+MAX_PRECISE = 1 << 20
+"""Bytes of a page for trafilatura, which takes about a second for so many."""
 MAX_TAG = 1 << 15
 MAX_OPEN = 50_000
 MAX_MEMBERS = 10_000
+How = Literal["fast", "precise"]
 PAGES = (".html", ".htm", ".xhtml")
 _GIANT = re.compile(rb"<[^<>]{%d}" % MAX_TAG)
 _VOID = rb"area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
 _OPENS = re.compile(rb"<(?!(?:%s)\b)[a-zA-Z]" % _VOID)
 
 
-def page(content: bytes, name: str) -> dict[str, Any]:
+def page(content: bytes, name: str, how: How = "fast") -> dict[str, Any]:
     """{id, text} of one page, or why it was not parsed."""
+    if how == "precise":
+        return _precise(content, name)
     try:
         from resiliparse.extract.html2text import extract_plain_text
         from resiliparse.parse.encoding import bytes_to_str, detect_encoding
@@ -40,9 +45,21 @@ def page(content: bytes, name: str) -> dict[str, Any]:
     return {"id": name, "text": text}
 
 
-def beyond(content: bytes) -> str | None:
+def _precise(content: bytes, name: str) -> dict[str, Any]:
+    """{id, text} by trafilatura, which leaves out more of what surrounds an article, and some articles."""
+    try:
+        import trafilatura
+    except ImportError:
+        raise ConfigError("extract: precise is trafilatura's; pip install 'llmkit[precise]'") from None
+    if reason := beyond(content, MAX_PRECISE):
+        return unreadable(name, reason, content)
+    text = trafilatura.extract(content, favor_precision=True, include_comments=False)
+    return {"id": name, "text": text or ""}
+
+
+def beyond(content: bytes, most: int | None = None) -> str | None:
     """The limit that a page passes, or None."""
-    if len(content) > MAX_PAGE:
+    if len(content) > (most or MAX_PAGE):
         return "too_long"
     if _GIANT.search(content):
         return "giant_tag"
@@ -51,16 +68,16 @@ def beyond(content: bytes) -> str | None:
     return None
 
 
-def html_file(path: Path, name: str) -> Iterator[dict[str, Any]]:
+def html_file(path: Path, name: str, how: How = "fast") -> Iterator[dict[str, Any]]:
     """The one page of a file."""
     try:
         with opened(path) as file:
-            yield page(file.read(MAX_PAGE + 1), name)
+            yield page(file.read(MAX_PAGE + 1), name, how)
     except BROKEN as error:
         yield unreadable(name, "broken_file", str(error))
 
 
-def epub(path: Path, name: str) -> Iterator[dict[str, Any]]:
+def epub(path: Path, name: str, how: How = "fast") -> Iterator[dict[str, Any]]:
     """The chapters of a book, which is a zip of pages, in order of path. Nothing is unpacked to disk."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -70,12 +87,12 @@ def epub(path: Path, name: str) -> Iterator[dict[str, Any]]:
                 return
             for info in sorted(inside, key=lambda info: info.filename):
                 with archive.open(info) as file:
-                    yield page(file.read(MAX_PAGE + 1), f"{name}:{info.filename[:200]}")
+                    yield page(file.read(MAX_PAGE + 1), f"{name}:{info.filename[:200]}", how)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, *BROKEN) as error:
         yield unreadable(name, "broken_file", str(error))
 
 
-def warc(path: Path, name: str) -> Iterator[dict[str, Any]]:
+def warc(path: Path, name: str, how: How = "fast") -> Iterator[dict[str, Any]]:
     """The pages of a crawl: HTML responses as text, and the plain texts of a .wet; `url` says whence."""
     try:
         from fastwarc.warc import ArchiveIterator, WarcRecordType
@@ -95,7 +112,7 @@ def warc(path: Path, name: str) -> Iterator[dict[str, Any]]:
                 elif record.record_type == WarcRecordType.conversion:
                     yield {"id": label, "url": url, "text": content.decode("utf-8", "replace")}
                 elif "html" in (record.http_content_type or ""):
-                    yield {**page(content, label), "url": url}
+                    yield {**page(content, label, how), "url": url}
         if number is None:
             yield unreadable(name, "no_pages")
     except BROKEN as error:

@@ -44,6 +44,16 @@ OPTIONAL = {
 LISTS = ("tokens", "tags", "answers")
 
 
+def chosen(kind: str, row: dict[str, Any], text: str = "text") -> dict[str, Any]:
+    """What a record of `kind` needs out of a row of a file or table; `text` names a document's text there."""
+    return {"text": row.get(text)} if kind == "documents" else {k: row[k] for k in keys(kind) if k in row}
+
+
+def keys(kind: str, text: str = "text") -> list[str]:
+    """The keys or columns of what a record of the kind holds."""
+    return [text] if kind == "documents" else [*TEXTS[kind], *OPTIONAL.get(kind, ())]
+
+
 def tidy(kind: str, record: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     """-> (the record with its texts cleaned, None), or (record, why it is rejected)."""
     cleaned = {}

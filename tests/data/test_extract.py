@@ -71,6 +71,18 @@ def test_a_book_is_its_chapters_in_order_and_nothing_is_unpacked(tmp_path):
     assert not list(tmp_path.rglob("evil*"))
 
 
+def test_the_precise_way_leaves_out_what_surrounds_the_article(tmp_path):
+    pytest.importorskip("trafilatura")
+    said = "This is a sentence of the article, and it is long enough to be taken for one. " * 6
+    page = f"<html><body><nav><a href=x>Menu</a></nav><article><p>{said}</p></article></body></html>"
+    (tmp_path / "a.html").write_text(page)
+    (tmp_path / "b.html").write_text(page + "<!-- -->" * (1 << 17))
+    files = Files(Files.Settings(path=str(tmp_path), extraction="precise"))
+    first, second = files.records()
+    assert first["text"].split() == said.split()
+    assert second["unreadable"] == "too_long"
+
+
 def test_a_crawl_gives_its_pages_with_their_addresses(tmp_path):
     http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + PAGE
 

@@ -6,10 +6,11 @@ from pydantic import Field
 
 from llmkit.config import Section
 from llmkit.data.filters.gopher_repetition import repeated
+from llmkit.data.filters.marks import STOPS
 from llmkit.data.filters.words import words
 from llmkit.registry import register
 
-STOPS = (".", "!", "?", "'", '"', "\u201d", "\u2019", "\u3002", "\uff01", "\uff1f", "\u2026")
+_STOPS = tuple(STOPS)
 
 
 @register("filter", "fineweb")
@@ -30,7 +31,7 @@ class Fineweb:
         lines = [line for line in text.split("\n") if line.strip()]
         if not lines:
             return text, "empty"
-        if sum(line.rstrip().endswith(STOPS) for line in lines) < s.stop_frac * len(lines):
+        if sum(line.endswith(_STOPS) for line in lines) < s.stop_frac * len(lines):
             return text, "lines_without_stop"
         if sum(len(line) <= s.short_chars for line in lines) > s.short_frac * len(lines):
             return text, "short_lines"

@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data.filters.words import WORD_SIGN, words
+from llmkit.data.filters.marks import MARKS
+from llmkit.data.filters.words import words
 from llmkit.registry import register
 
 STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])
@@ -32,10 +33,12 @@ class GopherQuality:
 
     def judge(self, text: str) -> tuple[str, str | None]:
         s, found = self.settings, words(text)
-        wordy = [word for word in found if WORD_SIGN.search(word)]
-        if not s.min_words <= len(wordy) <= s.max_words or not wordy:
-            return text, "too_few_words" if len(wordy) <= s.max_words else "too_many_words"
-        mean = sum(map(len, wordy)) / len(wordy)
+        others = [word for word in found if not word.isalpha()]
+        marks = [word for word in others if not word.strip(MARKS)]
+        num = len(found) - len(marks)
+        if not s.min_words <= num <= s.max_words or not num:
+            return text, "too_few_words" if num <= s.max_words else "too_many_words"
+        mean = (sum(map(len, found)) - sum(map(len, marks))) / num
         if not s.min_word_len <= mean <= s.max_word_len:
             return text, "word_length"
         if max(text.count("#"), text.count("...") + text.count("\u2026")) > s.symbol_frac * len(found):
@@ -46,7 +49,7 @@ class GopherQuality:
         ends = sum(line.rstrip().endswith(("...", "\u2026")) for line in lines)
         if ends > s.ellipsis_frac * len(lines):
             return text, "ellipses"
-        letters = sum(word.isalpha() or any(map(str.isalpha, word)) for word in found)
+        letters = len(found) - len(others) + sum(any(map(str.isalpha, word)) for word in others)
         if letters < s.alpha_frac * len(found):
             return text, "few_letters"
         if len(STOP_WORDS.intersection(found)) < s.stop_words:

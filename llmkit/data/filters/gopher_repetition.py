@@ -1,9 +1,9 @@
 """The repetition rules of Gopher (Rae et al. 2021, table A1): repeated lines, paragraphs, sequences."""
 
 import re
-from collections import Counter
 from typing import Literal
 
+import numpy
 from pydantic import Field
 
 from llmkit.config import Section
@@ -14,6 +14,7 @@ TOP = {2: 0.20, 3: 0.18, 4: 0.16}
 """Words in a sequence -> most of the characters that the commonest one may cover."""
 REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 """Words in a sequence -> most of the characters that lie in sequences met before."""
+FACTOR = numpy.uint64(0x9E3779B97F4A7C15)
 
 
 @register("filter", "gopher-repetition")
@@ -29,18 +30,23 @@ class GopherRepetition:
         self.settings = settings
 
     def judge(self, text: str) -> tuple[str, str | None]:
-        for name, mark in (("paragraphs", r"\n{2,}"), ("lines", r"\n+")):
-            parts = re.split(mark, text.strip())
+        for name, parts in (
+            ("paragraphs", re.split(r"\n{2,}", text.strip())),
+            ("lines", re.split(r"\n+", text)),
+        ):
             again, chars = repeated(parts)
             if again > self.settings.part_frac * len(parts) or chars > self.settings.char_frac * len(text):
                 return text, f"repeated_{name}"
-        found = words(text)
+        found = Sequences(words(text))
         for n, most in TOP.items():
-            if top_chars(found, n) > most * len(text):
+            if found.top_chars(n) > most * len(text):
                 return text, f"top_{n}_words"
         for n, most in REPEATED.items():
-            if sequence_chars(found, n) > most * len(text):
+            chars = found.repeated_chars(n)
+            if chars > most * len(text):
                 return text, f"repeated_{n}_words"
+            if not chars:
+                break  # where no sequence of n words comes again, none of more words does
         return text, None
 
 
@@ -54,21 +60,60 @@ def repeated(parts: list[str]) -> tuple[int, int]:
     return count, chars
 
 
-def top_chars(found: list[str], n: int) -> int:
-    """Characters that the commonest sequence of `n` words covers; 0 if none comes twice."""
-    common = Counter(zip(*(found[i:] for i in range(n)))).most_common(1)
-    return len(" ".join(common[0][0])) * common[0][1] if common and common[0][1] > 1 else 0
+class Sequences:
+    """The sequences of words of a text, as 64-bit hashes: found again by sorting."""
+
+    def __init__(self, found: list[str]):
+        hashes = numpy.fromiter(map(hash, found), numpy.int64, len(found))  # only compared, within this text
+        self._words = hashes.view(numpy.uint64) * FACTOR
+        self._ends = numpy.zeros(len(found) + 1, numpy.int64)  # characters before each word
+        numpy.cumsum(numpy.fromiter(map(len, found), numpy.int64, len(found)), out=self._ends[1:])
+        self._hashes, self._length = self._words, 1
+
+    def of(self, n: int) -> numpy.ndarray:
+        """The hash of every `n` words in a row. `n` may only grow from call to call."""
+        while self._length < n:
+            mixed = self._hashes[:-1] ^ (self._hashes[:-1] >> numpy.uint64(31))
+            self._hashes = mixed * FACTOR + self._words[self._length :]
+            self._length += 1
+        return self._hashes
+
+    def top_chars(self, n: int) -> int:
+        """Characters that the commonest sequence of `n` words covers: the first one of those as common."""
+        if len(self._words) < n:
+            return 0
+        hashes = self.of(n)
+        ordered = numpy.sort(hashes)
+        starts = numpy.flatnonzero(numpy.concatenate(([True], ordered[1:] != ordered[:-1])))
+        counts = numpy.diff(starts, append=len(ordered))
+        most = int(counts.max())
+        at = int(_among(hashes, ordered[starts[counts == most]]).argmax()) if most > 1 else 0
+        return int(self._ends[at + n] - self._ends[at] + n - 1) * most
+
+    def repeated_chars(self, n: int) -> int:
+        """Characters of sequences of `n` words that were met before, none counted twice."""
+        if len(self._words) < n:
+            return 0
+        hashes = self.of(n)
+        ordered = numpy.sort(hashes)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        if not len(twice):
+            return 0
+        chars = free = 0
+        seen: set[int] = set()
+        places = numpy.flatnonzero(_among(hashes, twice))
+        for at, mixed in zip(places.tolist(), hashes[places].tolist()):
+            if at < free:
+                continue
+            if mixed in seen:
+                chars, free = chars + int(self._ends[at + n] - self._ends[at]), at + n
+            else:
+                seen.add(mixed)
+        return chars
 
 
-def sequence_chars(found: list[str], n: int) -> int:
-    """Characters of sequences of `n` words that were met before, none counted twice."""
-    seen: set[str] = set()
-    chars = at = 0
-    while at <= len(found) - n:
-        sequence = "".join(found[at : at + n])
-        if sequence in seen:
-            chars, at = chars + len(sequence), at + n
-        else:
-            seen.add(sequence)
-            at += 1
-    return chars
+def _among(values: numpy.ndarray, ordered: numpy.ndarray) -> numpy.ndarray:
+    """Which of `values` are in `ordered`."""
+    places = numpy.searchsorted(ordered, values)
+    places[places == len(ordered)] = 0
+    return ordered[places] == values

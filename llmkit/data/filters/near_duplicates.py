@@ -1,10 +1,13 @@
 """Nearly equal texts, by MinHash and bands (Broder 1997): the first one in the order of the sources is kept.
 
-A text is the set of its sequences of `words` words. Two texts that share a band of hashes are near
-duplicates; with 14 bands of 8 (FineWeb's) that is likely from a Jaccard similarity of about 0.72 on. A text
-is compared with all that came before, kept or not, so a chain of small changes has one survivor.
+A text is the set of its sequences of `words` words, without case and punctuation. Two texts that share a
+band of hashes are near duplicates; with 14 bands of 8 (FineWeb's) that is likely from a Jaccard similarity
+of about 0.72 on. A text is compared with all that came before, kept or not, so a chain of small changes has
+one survivor.
 """
 
+import re
+from functools import lru_cache
 from typing import Literal
 
 import numpy
@@ -12,11 +15,11 @@ import xxhash
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data.dedup import normal
-from llmkit.data.filters.words import words
 from llmkit.registry import register
 
 CHUNK = 4096
+FACTOR = numpy.uint64(0x9E3779B97F4A7C15)
+_WORD = re.compile(r"\w+")
 
 
 @register("filter", "near-duplicates")
@@ -34,8 +37,8 @@ class NearDuplicates:
         self.settings = settings
         draw = numpy.random.default_rng(settings.seed)
         num = settings.bands * settings.rows
-        self._factor = draw.integers(1, 1 << 32, num, dtype=numpy.uint64) | numpy.uint64(1)
-        self._shift = draw.integers(0, 1 << 63, num, dtype=numpy.uint64)
+        self._factor = draw.integers(1, 1 << 32, (num, 1), dtype=numpy.uint32) | numpy.uint32(1)
+        self._shift = draw.integers(0, 1 << 32, (num, 1), dtype=numpy.uint32)
         self._bands: list[set[int]] = [set() for _ in range(settings.bands)]
 
     ordered = True
@@ -59,12 +62,28 @@ class NearDuplicates:
 
     def signature(self, text: str) -> numpy.ndarray:
         """The least value of every hash over the sequences of the text: (bands * rows,) uint32."""
-        found, n = words(normal(text)), self.settings.words
-        sequences = {" ".join(found[i : i + n]).encode() for i in range(max(1, len(found) - n + 1))}
-        hashes = numpy.fromiter(map(xxhash.xxh3_64_intdigest, sequences), numpy.uint64, len(sequences))
-        least = numpy.full(len(self._factor), 0xFFFFFFFF, numpy.uint64)
-        for start in range(0, len(hashes), CHUNK):
-            # multiply-shift (Dietzfelbinger et al. 1997): the upper half of a product modulo 2^64
-            mixed = hashes[start : start + CHUNK, None] * self._factor + self._shift
-            least = numpy.minimum(least, (mixed >> numpy.uint64(32)).min(0))
-        return least.astype(numpy.uint32)
+        sequences = _sequences(_WORD.findall(text.lower()), self.settings.words)
+        least = numpy.full(len(self._factor), 0xFFFFFFFF, numpy.uint32)
+        for start in range(0, len(sequences), CHUNK):
+            mixed = self._factor * sequences[start : start + CHUNK]  # modulo 2^32, a permutation each
+            mixed += self._shift
+            numpy.minimum(least, mixed.min(1), out=least)
+        return least
+
+
+@lru_cache(1 << 16)
+def _hashed(word: str) -> int:
+    return xxhash.xxh3_64_intdigest(word.encode())
+
+
+def _sequences(found: list[str], n: int) -> numpy.ndarray:
+    """(sequences,) uint32: one hash of every `n` words in a row; of all words where there are fewer."""
+    n = max(1, min(n, len(found)))
+    hashes = numpy.fromiter(map(_hashed, found or [""]), numpy.uint64, max(1, len(found)))
+    mixed = numpy.zeros(len(hashes) - n + 1, numpy.uint64)
+    for i in range(n):
+        mixed *= FACTOR
+        mixed += hashes[i : len(hashes) - n + 1 + i]
+    mixed ^= mixed >> numpy.uint64(29)
+    mixed *= FACTOR  # the upper half of a product depends on all bits
+    return (mixed >> numpy.uint64(32)).astype(numpy.uint32)

@@ -44,6 +44,9 @@ class Files:
             ge=1000,
             description="text files longer than this are cut at blank lines into several documents",
         )
+        extraction: extract.How = Field(
+            "fast", description="how pages become text. fast: resiliparse; precise: trafilatura"
+        )
         licence: str = Field(
             "not stated", description="licence of these files, for the manifest and the model card"
         )
@@ -85,13 +88,12 @@ class Files:
             yield from self._read(root / name if root.is_dir() else root, name, *stretch)
 
     def _read(self, path: Path, name: str, start: int, end: int, line: int) -> Iterator[dict[str, Any]]:
-        keys = self._keys()
         format = suffix(path)
         if format in (".txt", ".md"):
             yield from readers.text_parts(path, name, self.settings.part_bytes)
             return
         if format in WEB:
-            yield from WEB[format](path, name)
+            yield from WEB[format](path, name, self.settings.extraction)
             return
         shaped = any(form.kind == self.kind for form in formats.FORMATS.values())
         if format == ".json":
@@ -99,7 +101,8 @@ class Files:
         elif format == ".jsonl":
             rows = readers.json_lines(path, name, start, end, line)
         else:
-            rows = readers.parquet_rows(path, name, None if shaped else ["id", *keys])
+            columns = None if shaped else ["id", *shapes.keys(self.kind, self.settings.text)]
+            rows = readers.parquet_rows(path, name, columns)
         for row in rows:
             if shaped:
                 s = self.settings
@@ -107,18 +110,7 @@ class Files:
             elif "unreadable" in row:
                 yield row
             else:
-                named = (
-                    {"text": row.get(keys[0])}
-                    if self.kind == "documents"
-                    else {k: row[k] for k in keys if k in row}
-                )
-                yield {"id": row["id"], **named}
-
-    def _keys(self) -> list[str]:
-        """The keys or columns of what a record of the kind holds."""
-        if self.kind == "documents":
-            return [self.settings.text]
-        return [*shapes.TEXTS[self.kind], *shapes.OPTIONAL.get(self.kind, ())]
+                yield {"id": row["id"], **shapes.chosen(self.kind, row, self.settings.text)}
 
 
 def found(root: Path) -> list[Path]:

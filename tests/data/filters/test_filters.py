@@ -7,6 +7,7 @@ import pytest
 
 from llmkit import registry
 from llmkit.data.collect import Collect, work
+from llmkit.data.filters.words import sentences, words
 from llmkit.errors import ConfigError, DataError
 
 WORDS = [
@@ -83,11 +84,55 @@ def test_ordinary_prose_is_kept_unchanged(name):
         ("gopher-repetition", " ".join(prose().split() * 2), "repeated_5_words"),
         ("fineweb", "\n".join(line.rstrip(".") for line in prose().splitlines()), "lines_without_stop"),
         ("fineweb", "\n".join(f"Short line {i}." for i in range(20)), "short_lines"),
+        ("c4", "One. Two. Three. Four of them.", "too_few_sentences"),
+        ("c4", prose() + "\nLorem ipsum dolor sit amet.", "lorem_ipsum"),
+        ("c4", prose() + "\nif (x) { return y; } and so on.", "curly_bracket"),
         ("fineweb", prose() + "\n" + prose().splitlines()[3], "repeated_lines"),
     ],
 )
 def test_each_rule_has_a_text_that_breaks_it_alone(name, text, reason):
     assert judge(name, text)[1] == reason
+
+
+def test_c4_takes_lines_out_and_counts_them():
+    bad = [
+        "No stop",
+        "It ends...",
+        "Two words.",
+        "Turn Javascript on now.",
+        "See our privacy policy here.",
+        "x" * 1001,
+    ]
+    cls = registry.find("filter", "c4")
+    filter = cls(cls.Settings())
+    body = prose().splitlines()[1:]
+    text, reason = filter.judge("\n".join([*bad, "  Known since long ago.[1][edit]  ", *body]))
+    assert reason is None
+    assert text == "\n".join(["Known since long ago.", *body])
+    assert filter.counts == {"no_stop": 2, "few_words": 1, "javascript": 1, "policy": 1, "long_word": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("I don't know, he's 5km away.", "I do n't know , he 's 5 km away ."),
+        ("Dr. Smith (Ph.D.) e.g. U.S.A.!", "Dr. Smith ( Ph.D. ) e.g. U.S.A. !"),
+        ("well-known a/b 10-20 1,000.5", "well - known a / b 10 - 20 1,000.5"),
+        ("see https://example.org/a-b?c=d.", "see https://example.org/a-b?c=d ."),
+        ("f(x): y=2; 'quoted' \u201ctext\u201d...", "f(x ): y=2 ; ' quoted ' \u201c text \u201d ..."),
+        ("they're can't Its :-) $5 50% end.Start", "they 're ca n't Its :-) $ 5 50 % end . Start"),
+    ],
+)
+def test_words_are_cut_as_spacy_does(text, found):
+    """What spaCy 3.8's blank English tokenizer gives for these."""
+    assert words(text) == found.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "num"), [("One.", 1), ("One. Two? Three!", 3), ('He said "No." And left', 2), ("No stop", 1)]
+)
+def test_sentences_are_counted(text, num):
+    assert sentences(text) == num
 
 
 @pytest.mark.parametrize(
