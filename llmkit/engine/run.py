@@ -192,6 +192,8 @@ class _Run:
         parents = {"data": self.train_set.fingerprint}
         if tokenizer:
             parents["tokenizer"] = manifest.fingerprint(tokenizer)
+        if template := getattr(self.train_set, "template", None):
+            parents["chat_template"] = template
         if self.start:
             parents["init"] = self.start.fingerprint
         parents |= {f"init_{net}": start.fingerprint for net, start in self.starts.items()}

@@ -41,13 +41,19 @@ class Start:
         self._held = set(self.reader.names(self.net))
 
     def check(self, recipe: TrainRecipe, dataset) -> None:
-        """ConfigError if the data was made with another tokenizer than the weights were trained with."""
+        """ConfigError if the data was made with another tokenizer or template than the weights know."""
         mine = dataset.tokenizer_dir and manifest.fingerprint(dataset.tokenizer_dir)
         theirs = self.lineage.get("tokenizer")
         if mine and theirs and mine != theirs:
             raise ConfigError(
                 f"data: made with tokenizer {mine[:12]}, the weights of {self.path} with {theirs[:12]}; "
                 "make the data with the tokenizer/ of that checkpoint"
+            )
+        mine, theirs = getattr(dataset, "template", None), self.lineage.get("chat_template")
+        if mine and theirs and mine != theirs:
+            raise ConfigError(
+                f"data: has chat template {mine[:12]}, the weights of {self.path} know {theirs[:12]}; "
+                "set data.tokenizer to the tokenizer/ of that checkpoint"
             )
 
         labels = getattr(recipe.objective, "labels", None)

@@ -91,6 +91,11 @@ class Tokenizer:
             )
         return path.read_text(encoding="utf-8")
 
+    @property
+    def template_fingerprint(self) -> str:
+        """sha256 hex of the chat template."""
+        return hashlib.sha256(self.chat_template.encode()).hexdigest()
+
 
 class SentencePieces:
     """The pieces of a SentencePiece model file."""

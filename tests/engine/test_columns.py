@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from llmkit.data.collect import Collect
 from llmkit.data.collect import work as collect
 from llmkit.engine import run
 from llmkit.engine.recipe import TrainRecipe
+from llmkit.engine.start import Start
 from llmkit.errors import ConfigError
 from tests import ranks
 from tests.checkpoint.small import lines
@@ -117,8 +119,20 @@ def test_a_damaged_cache_is_made_again(made, tokenizer_dir):
     assert (np.load(folder / "train.npy") == whole).all()
 
 
+def other_template(tokenizer_dir, tmp_path) -> Path:
+    folder = copytree(tokenizer_dir, tmp_path / "tokenizer")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# another #}")
+    return folder
+
+
+def test_weights_that_know_one_template_are_not_trained_on_another(made, tokenizer_dir, tmp_path):
+    with pytest.raises(ConfigError, match=r"data: has chat template .*, the weights of .* know"):
+        dpo(made, other_template(tokenizer_dir, tmp_path), "other_template")
+
+
 @pytest.mark.parametrize("change", ["weights", "rows", "template"])
-def test_what_has_become_stale_is_not_read(made, tokenizer_dir, change, tmp_path):
+def test_what_has_become_stale_is_not_read(made, tokenizer_dir, change, tmp_path, monkeypatch):
     known, changes, tokenizer = folders(made), {}, tokenizer_dir
     if change == "weights":
         changes["init"] = str(made / "dpo_live")
@@ -126,11 +140,8 @@ def test_what_has_become_stale_is_not_read(made, tokenizer_dir, change, tmp_path
         data = {"name": "pairs", "data": f"{made}/pairs", "tokenizer": str(tokenizer_dir), "seq_len": 90}
         changes["data"] = data
     else:
-        from shutil import copytree
-
-        tokenizer = copytree(tokenizer_dir, tmp_path / "tokenizer")
-        template = tokenizer / "chat_template.jinja"
-        template.write_text(template.read_text() + "{# another #}")
+        tokenizer = other_template(tokenizer_dir, tmp_path)
+        monkeypatch.setattr(Start, "check", lambda *args: None)  # which would not even begin
     dpo(made, tokenizer, f"stale_{change}", **changes)
     (new,) = folders(made) - known
     facts = [json.loads((folder / "manifest.json").read_text())["facts"] for folder in (new, *known)]

@@ -61,6 +61,7 @@ class Conversations:
         self.tokenizer_dir = Path(settings.tokenizer)
         tokenizer = Tokenizer.load(self.tokenizer_dir)
         self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
+        self.template = tokenizer.template_fingerprint
         parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
         checks = settings.checks.model_dump()
         self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack, checks])

@@ -52,6 +52,7 @@ class Prompts:
         self._tokenizer = tokenizer = Tokenizer.load(self.tokenizer_dir)
         self.vocab_size = tokenizer.vocab_size
         self._stop = chat.stop_ids(tokenizer)
+        self.template = tokenizer.template_fingerprint
         parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
         self.fingerprint = manifest.digest([*parents, settings.model_dump(mode="json")["sources"]])
         self.counts: Counter = Counter()
