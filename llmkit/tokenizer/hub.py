@@ -15,6 +15,10 @@ from llmkit.tokenizer.vocabulary import SPACE
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
+BERTS = {"bos": "cls", "eos": "sep"}
+"""What BERT calls the pieces around a text."""
+
+
 class HubPieces:
     """The pieces of a tokenizer.json, with the roles that tokenizer_config.json gives some of them."""
 
@@ -27,6 +31,8 @@ class HubPieces:
         except Exception as error:  # the Rust library raises bare Exception
             raise DataError(f"{folder / 'tokenizer.json'}: not a tokenizer ({error})") from None
         self._model.encode_special_tokens = True
+        self._model.no_padding()  # a file may say that every text has 128 tokens
+        self._model.no_truncation()
         self._byte_level = b'"ByteLevel"' in text
         added = self._model.get_added_tokens_decoder()
         self.specials = {token.content: i for i, token in added.items() if token.special}
@@ -40,7 +46,7 @@ class HubPieces:
         self.fingerprint = hashlib.sha256(text).hexdigest()
 
     def _role(self, roles: dict, name: str, folder: Path, otherwise: int | None = None) -> int:
-        token = roles.get(f"{name}_token")
+        token = roles.get(f"{name}_token") or roles.get(f"{BERTS.get(name)}_token")
         token = token.get("content") if isinstance(token, dict) else token
         found = self._model.token_to_id(token) if isinstance(token, str) else None
         if found is None and otherwise is None:

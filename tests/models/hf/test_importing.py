@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from llmkit import trust
 from llmkit.errors import CheckpointError, ConfigError, TrustError
 from llmkit.models.hf import importing
 from llmkit.opened import open_model
+from llmkit.tokenizer import frame
 
 SHAPES = {
     "tied": {"tie_word_embeddings": True},
@@ -172,3 +174,30 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, length):
     file = tmp_path / "model.safetensors"
     file.write_bytes(struct.pack("<Q", length) + row.ljust(length) + bytes(4))
     assert trust.tensor_header(file)["a"]["shape"] == [1]
+
+
+def test_a_bert_without_any_head_is_imported_with_its_own_tokenizer(tmp_path, capsys):
+    from tokenizers import Tokenizer as Fast
+    from tokenizers import models, pre_tokenizers, processors
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    theirs = transformers.BertModel(transformers.BertConfig(**shape, vocab_size=8)).eval()
+    theirs.save_pretrained(tmp_path)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "who", "is", "it", "?"]
+    fast = Fast(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    fast.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    fast.add_special_tokens(words[:4])
+    fast.enable_padding(length=16)
+    fast.enable_truncation(16)
+    fast.save(str(tmp_path / "tokenizer.json"))
+    roles = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles))
+    opened = open_model(tmp_path)
+    assert "has no head that guesses masked tokens" in capsys.readouterr().err
+    ids = torch.tensor([fast.encode("who is it ?").ids[:6]])
+    with torch.no_grad():
+        expected = theirs(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(opened.net.hidden(ids), expected, atol=1e-5, rtol=1e-5)
+    assert opened.tokenizer.encode("who is it ?") == [4, 5, 6, 7]
+    assert frame.of(opened.tokenizer).two([4], [5, 6]) == [2, 4, 3, 5, 6, 3]
