@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from llmkit.data import collection, parts, split, workers
+from llmkit.data import collection, parts, scale, split, workers
 from llmkit.data.book import Book
 from llmkit.data.collection import Collect
 from llmkit.data.judge import Verdict, judged
@@ -65,7 +65,8 @@ def work(settings: Collect, out: Path) -> dict[str, Any]:
 def _made(settings: Collect, sources: dict[str, Any], home: Path) -> parts.Parts:
     """The parts of the collection, all done; those done before an interruption are used."""
     made = parts.planned(settings, sources, home)
-    for _ in watched(workers.share(made, settings.workers), "parts", total=len(made.left())):
+    done = scale.share(made, settings.scale) if settings.scale else workers.share(made, settings.workers)
+    for _ in watched(done, "parts", total=len(made.left())):
         pass
     return made
 

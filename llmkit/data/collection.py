@@ -1,7 +1,7 @@
 """What `data collect` is asked for: the settings, and the sources and filters that they name."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,16 @@ from llmkit import config, registry
 from llmkit.config import Component, Section
 from llmkit.data import shapes
 from llmkit.errors import ConfigError
+
+
+class Scale(Section):
+    """Where the tasks run if not in processes of this machine."""
+
+    on: Literal["slurm", "ray"] = Field(description="slurm: an array of jobs; ray: $RAY_ADDRESS, or here")
+    jobs: int = Field(2, ge=1, description="jobs among which the tasks are shared")
+    partition: str = Field("main", description="of Slurm")
+    time: str = Field("24:00:00", description="limit of a job on Slurm, hh:mm:ss")
+    memory_gb: int = Field(2, ge=1, description="of a job; it needs one core")
 
 
 class Collect(Section):
@@ -40,6 +50,10 @@ class Collect(Section):
     )
     workers: int = Field(
         1, ge=0, exclude=True, description="processes; 0: one per core. The result is the same bytes"
+    )
+
+    scale: Scale | None = Field(
+        None, exclude=True, description="a cluster to do the tasks: {on: slurm, jobs: 8}, {on: ray, jobs: 8}"
     )
 
     def inputs(self) -> dict[str, str]:

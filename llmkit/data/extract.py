@@ -107,7 +107,9 @@ def warc(path: Path, name: str, how: How = "fast") -> Iterator[dict[str, Any]]:
                 label = f"{name}:{number}"
                 url = record.headers.get("WARC-Target-URI", "")
                 content = record.reader.read(MAX_PAGE + 1)
-                if len(content) > MAX_PAGE:
+                if len(content) < min(record.content_length, MAX_PAGE + 1):
+                    yield unreadable(label, "broken_file", "the file ends within this page")
+                elif len(content) > MAX_PAGE:
                     yield unreadable(label, "too_long", content)
                 elif record.record_type == WarcRecordType.conversion:
                     yield {"id": label, "url": url, "text": content.decode("utf-8", "replace")}

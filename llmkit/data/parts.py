@@ -38,7 +38,8 @@ class Parts:
         plan = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))
         self.tasks: list[tuple[str, Any]] = [(label, piece) for label, piece in plan["tasks"]]
         for file in plan["plugins"]:
-            registry.load_plugin(file)
+            if file not in registry.loaded:
+                registry.load_plugin(file)
         self.settings = Collect.model_validate(plan["settings"])
         self._sources = collection.sources(self.settings)
         self._filters = collection.filters(self.settings)

@@ -100,5 +100,24 @@ def test_a_crawl_gives_its_pages_with_their_addresses(tmp_path):
     (tmp_path / "c.warc.gz").write_bytes(b"no crawl at all")
     records = read(tmp_path)
     assert [r["text"] for r in records if "text" in r] == ["Hello you.", "Only text, é."] * 2
-    assert records[-1]["unreadable"] in ("no_pages", "broken_file")
+    assert records[-1]["unreadable"] == "broken_file"
     assert records[0]["url"] == "http://example.org/response"
+    (tmp_path / "c.warc.gz").write_bytes(gzip.compress(b""))
+    assert read(tmp_path)[-1]["unreadable"] == "no_pages"
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_half_a_page_at_the_end_of_a_torn_crawl_is_counted_and_not_taken_for_a_page(tmp_path, packed):
+    body = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>" + bytes(range(65, 91)) * 40
+    head = (
+        b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:uuid:1>\r\nWARC-Date: 2026-01-01T00:00:00Z"
+    )
+    record = head + b"\r\nContent-Type: application/http\r\nContent-Length: %d\r\n\r\n" % len(body)
+    whole = record + body + b"\r\n\r\n"
+    whole = gzip.compress(whole) if packed else whole
+    path = tmp_path / f"a.warc{'.gz' * packed}"
+    for lost in (30, len(whole) // 3):
+        path.write_bytes(whole + whole[:-lost])
+        first, second = read(path)
+        assert len(first["text"]) == 26 * 40
+        assert second["unreadable"] == "broken_file"

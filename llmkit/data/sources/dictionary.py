@@ -23,7 +23,10 @@ PACKAGES = {
         "745cbedb55c2da609cc88ee0284e9d11a67a11ae3709daf7bad0e895ac3294c3",
     ),
 }
-LICENCES = {"gcide": "GPL-2.0-or-later", "foldoc": "GFDL-1.1-or-later"}
+LICENCES = {
+    "gcide": "GPL-2.0-or-later",
+    "foldoc": "GFDL-1.1-or-later without invariant sections; Debian's own entries: same terms for copies",
+}
 
 
 @register("source", "dictionary")

@@ -22,7 +22,7 @@ class Fortunes:
         name: Literal["fortunes"] = "fortunes"
 
     kind = "documents"
-    licence = "public domain and quotations (Debian copyright file)"
+    licence = "BSD (the collection, by Debian's copyright file); rights in single quotations are not stated"
     origin = "Debian fortunes 1:1.99.1-7.3"
     size = "2.5 MB"
 

