@@ -62,12 +62,13 @@ def attach(objective: Objective, start, settled, datasets: dict[str, Any]) -> di
         "precision": settled.precision,
         "device": dist.device().type,
     }
-    home = Path(objective.settings.cache or default()) / objective.column
+    home = Path(getattr(objective.settings, "cache", None) or default()).expanduser() / objective.column
     folder = home / manifest.digest(facts)[:32]
     if dist.broadcast(verified(folder, facts) if dist.rank() == 0 else None):
         say(f"{objective.column}: from {folder}")
     else:
         _make(folder, facts, objective, start, settled, datasets)
+    _seen(folder)
     return {
         split: Columned(data, objective.column, np.load(folder / f"{split}.npy", mmap_mode="r"))
         for split, data in datasets.items()
@@ -84,7 +85,7 @@ def verified(folder: Path, facts: dict[str, Any]) -> bool:
     """Whether `folder` holds the column of just these facts, every byte as it was written."""
     try:
         noted = json.loads((folder / manifest.NAME).read_text())
-        return noted["facts"] == facts and all(
+        return manifest.digest(noted["facts"]) == manifest.digest(facts) and all(
             _sha256(folder / name) == digest for name, digest in noted["files"].items()
         )
     except (OSError, ValueError, KeyError, AttributeError):
@@ -93,12 +94,13 @@ def verified(folder: Path, facts: dict[str, Any]) -> bool:
 
 def _make(folder: Path, facts, objective: Objective, start, settled, datasets) -> None:
     """Every rank computes its share of the rows; rank 0 publishes the directory by renaming it."""
-    part = folder.with_name(f".{folder.name}.part")
+    part = folder.with_name(f".{folder.name}.{dist.broadcast(os.getpid())}")
     lead = dist.rank() == 0
     if lead:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     dist.barrier("making the cache")
+    _seen(part)
     net = _net(start)
     for split, dataset in datasets.items():
         say(f"{objective.column}: {len(dataset):,} {split} rows for {folder}")
@@ -109,6 +111,13 @@ def _make(folder: Path, facts, objective: Objective, start, settled, datasets) -
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     dist.barrier("publishing the cache")
+
+
+def _seen(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigError(
+            f"objective.cache: {folder} is not on this node; name a directory that all nodes see"
+        )
 
 
 @torch.no_grad()
