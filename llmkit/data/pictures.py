@@ -107,6 +107,10 @@ def _folder(path: Path, fit) -> Pictures:
         raise DataError(
             f"{path}: images of {len(shapes)} sizes ({common}, ...); set data.size to bring them to one"
         )
+    if len(depths := Counter(image.shape[2] for image in images)) > 1:
+        raise DataError(
+            f"{path}: {depths[1]} images are grey and {depths[3]} in colour; set data.channels to 1 or 3"
+        )
     return Pictures(np.stack(images), np.array(labels), classes, tuple(names))
 
 

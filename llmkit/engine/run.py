@@ -277,6 +277,11 @@ def _fits(model, dataset) -> None:
             raise ConfigError(
                 f"model.{key}: {mine}, but the images have {theirs}; leave it out, or change data.{key}"
             )
+    classes, there = getattr(model, "classes", None), getattr(dataset, "classes", None)
+    if hasattr(dataset, "channels") and classes and there and classes < there:
+        raise ConfigError(
+            f"model.classes: {classes}, but the images' labels go from 0 to {there - 1}; leave it out"
+        )
     start, read = getattr(model, "start", None), getattr(dataset, "start", None)
     if start and read and start != read:
         raise ConfigError(

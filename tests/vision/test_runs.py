@@ -93,6 +93,12 @@ def test_a_run_leaves_grids_and_says_when_batch_statistics_are_in_it(data, tmp_p
     ]
 
 
+def test_labels_that_the_model_has_no_class_for_are_refused(data, tmp_path):
+    (ended,) = ranks.spawn(small.train, 1, data, str(tmp_path), "gan", {"model__classes": 3})
+    assert ended.code == 2
+    assert "model.classes: 3, but the images' labels go from 0 to 3; leave it out" in ended.text
+
+
 def test_penalties_refuse_zero3(data, tmp_path):
     settings = {"parallel__backend": "zero3"}
     (ended,) = ranks.spawn(small.train, 1, data, str(tmp_path), "gan", settings)

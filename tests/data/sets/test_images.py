@@ -101,6 +101,14 @@ def test_mixed_sizes_are_refused_unless_a_size_is_set(tmp_path):
     assert len(opened(tmp_path, size=8, heldout_frac=0.5)) == 1
 
 
+def test_mixed_modes_are_refused_unless_channels_are_set(tmp_path):
+    save(tmp_path / "a.png", np.zeros((8, 8), np.uint8))
+    save(tmp_path / "b.png", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match="1 images are grey and 1 in colour; set data.channels to 1 or 3"):
+        opened(tmp_path)
+    assert opened(tmp_path, channels=3, heldout_frac=0.5).channels == 3
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
