@@ -6,8 +6,11 @@
 Resuming is knowing one number. Any rank can say which row any sample is, without asking the others.
 """
 
+import functools
 from bisect import bisect_left
 from itertools import accumulate
+
+import numpy as np
 
 _MASK = (1 << 64) - 1
 _ROUNDS = 6
@@ -38,17 +41,46 @@ def scatter(i: int, n: int, key: int) -> int:
             return i
 
 
+def scattered(n: int, key: int) -> list[int]:
+    """[scatter(i, n, key) for every i], all at once."""
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    out = np.arange(n, dtype=np.uint64)
+    astray = np.arange(n)
+    while len(astray):
+        left, right = out[astray] >> shift, out[astray] & mask
+        for turn in range(_ROUNDS):
+            left, right = right, left ^ (mixed(right ^ np.uint64(mix(key + turn))) & mask)
+        out[astray] = left << shift | right
+        astray = astray[out[astray] >= n]
+    return out.tolist()
+
+
+def mixed(values: np.ndarray) -> np.ndarray:
+    """`mix` of each of an array of uint64."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+TABLE = 1 << 17
+"""Rows up to which an epoch's shuffle is computed whole: 40 ms then, and a tenth of the time a row."""
+
+
 class Order:
     """The shuffled order of `n` rows under `seed`, a new shuffle every epoch."""
 
     def __init__(self, n: int, seed: int):
         self.n = n
         self.seed = seed
+        self._whole = functools.lru_cache(maxsize=2)(functools.partial(scattered, n))
 
     def row(self, sample: int) -> int:
         """The row id, in range(n), of global sample number `sample` (0, 1, ... without end)."""
         epoch, place = divmod(sample, self.n)
-        return scatter(place, self.n, mix(mix(self.seed & _MASK) ^ epoch))
+        key = mix(mix(self.seed & _MASK) ^ epoch)
+        return self._whole(key)[place] if self.n <= TABLE else scatter(place, self.n, key)
 
 
 class Growth:

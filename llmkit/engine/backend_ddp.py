@@ -62,7 +62,8 @@ class Ddp(Backend):
             if p.grad is None:  # what a phase leaves untouched has gradient zero, as under ZeRO
                 p.grad = torch.zeros_like(p)
         norm = total_norm([p.grad for p in params])
-        nn.utils.clip_grads_with_norm_(params, self.optims[phase.net].clip or float("inf"), norm)
+        if limit := self.optims[phase.net].clip:
+            nn.utils.clip_grads_with_norm_(params, limit, norm)
         finite = norm.isfinite()
         optimizer.found_inf = (~finite).float()
         optimizer.step()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from llmkit.data.order import Growth, Order, scatter
+from llmkit.data import order
+from llmkit.data.order import Growth, Order, scatter, scattered
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 17, 255, 1000, 4097])
@@ -46,3 +47,16 @@ def test_a_growing_batch_rises_in_multiples_and_counts_what_came_before():
 def test_a_batch_that_does_not_grow_is_a_product():
     growth = Growth(16)
     assert (growth.at(7), growth.before(7), growth.steps(33)) == (16, 112, 3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 256, 257, 1000])
+def test_an_epoch_computed_at_once_is_the_same_shuffle(n):
+    assert scattered(n, 12345) == [scatter(i, n, 12345) for i in range(n)]
+    assert sorted(scattered(n, 7)) == list(range(n))
+
+
+def test_rows_do_not_depend_on_whether_the_epoch_is_computed_at_once(monkeypatch):
+    samples = [0, 5, 99, 100, 250, 101, 3]
+    whole = [Order(100, 3).row(s) for s in samples]
+    monkeypatch.setattr(order, "TABLE", 0)
+    assert [Order(100, 3).row(s) for s in samples] == whole

@@ -19,7 +19,7 @@ from pydantic import Field
 from llmkit import registry
 from llmkit.config import Section
 from llmkit.data import pictures
-from llmkit.data.order import mix
+from llmkit.data.order import mix, mixed
 from llmkit.errors import ConfigError
 from llmkit.registry import register
 
@@ -77,7 +77,8 @@ class Images:
     def batch(self, rows: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """The rows' images; of no rows at all, one black image that is not valid."""
         places = torch.tensor([row for _, row in rows] or [0])
-        keys = np.array([mix(self._seed ^ mix(sample)) for sample, _ in rows] or [0], np.uint64)
+        samples = np.array([sample for sample, _ in rows], np.uint64)
+        keys = mixed(mixed(samples) ^ np.uint64(self._seed)) if rows else np.zeros(1, np.uint64)
         images = self.images[places]
         if self._augment:
             images = torch.stack([self._moved(*pair) for pair in zip(images, keys.tolist(), strict=True)])

@@ -115,6 +115,9 @@ class VaeObjective(Objective):
     def reconstruction(self, net, x: Tensor, label: Tensor, z: Tensor) -> Tensor:
         """-log p(x|z) for each draw: x (B, C, Y, X), z (B, k, L) -> (B, k) nats."""
         k = z.shape[1]
+        if k == 1:
+            out = net.decode(z[:, 0], label)
+            return likelihood.nll(net.settings.likelihood, out, x, net.settings.sigma)[:, None]
         out = net.decode(z.flatten(0, 1), label.repeat_interleave(k))
         repeated = x.repeat_interleave(k, 0)
         return likelihood.nll(net.settings.likelihood, out, repeated, net.settings.sigma).view(-1, k)
