@@ -153,7 +153,8 @@ def choose(reader: Reader, head: str | None) -> str:
     nets = reader.nets()
     if not nets:
         raise CheckpointError(f"{reader.folder}: holds no net; the checkpoint is not of a training run")
-    scored = [net for net in nets if f"{net}/score.weight" in reader.names(net)]
+    ends = ("score.weight", "score_head.weight")
+    scored = [net for net in nets if any(f"{net}/{end}" in reader.names(net) for end in ends)]
     wanted = scored if head == "score" else [net for net in nets if net not in scored]
     return (wanted or nets)[0]
 

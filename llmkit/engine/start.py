@@ -18,7 +18,7 @@ from llmkit.models.adapter import canonical, is_magnitude, is_part, owner
 from llmkit.models.heads import LABELLED, label_head
 from llmkit.opened import resolve
 
-FRESH = ("score.", "value_head.", "pooler.", *(f"{head}_head." for head in LABELLED))
+FRESH = ("score.", "value_head.", "score_head.", "pooler.", *(f"{head}_head." for head in LABELLED))
 """What a net may have beside the net that it starts from: it keeps its fresh values."""
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llmkit import registry
 from llmkit.errors import ConfigError
-from llmkit.models.blocks import fill_normal
+from llmkit.models.blocks import fill_normal, positions
 
 LABELLED = ("classify", "tag", "span")
 """Heads of a LabelNet."""
@@ -75,6 +75,8 @@ class LabelNet(nn.Module):
 
     Parameters are `trunk.<name in the text net>`, `pooler.*` of a BERT that classifies, and `<head>_head.*`;
     they export to transformers' ForSequenceClassification, ForTokenClassification, ForQuestionAnswering.
+
+    An encoder's reward model is one too, with the head "score": a text has one number, at all its positions.
     """
 
     def __init__(self, trunk: nn.Module, head: str, outputs: int):
@@ -96,7 +98,7 @@ class LabelNet(nn.Module):
         self.several = False
         """classify: a text may have any number of labels."""
         width, bert = self.settings.width, self.encodes and self.settings.style == "bert"
-        self.pooler = nn.Linear(width, width) if bert and head == "classify" else None
+        self.pooler = nn.Linear(width, width) if bert and head in ("classify", "score") else None
         if self.encodes and not bert:  # ModernBERT's dense and norm stay, the output matrix goes
             trunk.lm_head.weight = trunk.lm_head.bias = None
         else:
@@ -132,8 +134,18 @@ class LabelNet(nn.Module):
         each row is one text that fills it.
         """
         x = self.hidden(tokens, segments)
-        if self.head == "classify":
-            x = self._pooled(x, starts, ends)
+        return self._end(self._pooled(x, starts, ends) if self.head == "classify" else x)
+
+    def scores(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        """The score of the text that stands at each position, read at its first token: (B, T) fp32."""
+        segments = torch.ones_like(tokens) if segments is None else segments
+        x = self.hidden(tokens, segments)
+        each = self._end(x if self.pooler is None else self.pooler(x).tanh())[..., 0]
+        here = torch.arange(tokens.shape[1], device=tokens.device)
+        return each.gather(1, here - positions(segments))
+
+    def _end(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., L) fp32."""
         if self.trunk.lm_head is not None:
             x = self.trunk.lm_head(x)
         x = F.dropout(x, self.settings.dropout, self.training).float()
@@ -156,8 +168,8 @@ class LabelNet(nn.Module):
 
 
 def label_head(names) -> str | None:
-    """Which of the LABELLED heads a net with parameters of these names has."""
-    return next((head for head in LABELLED if f"{head}_head.weight" in names), None)
+    """Which head a LabelNet with parameters of these names has; None if they are of another net."""
+    return next((head for head in (*LABELLED, "score") if f"{head}_head.weight" in names), None)
 
 
 def trunk_of(net: nn.Module) -> nn.Module:
@@ -194,9 +206,12 @@ def parts(settings) -> dict[str, type]:
 
 
 def with_head(net: nn.Module, head: str, outputs: int | None = None) -> nn.Module:
-    """`net` as it is for "lm", inside a ScoreNet for "score" and "value", inside a LabelNet for labels."""
+    """`net` as it is for "lm", inside a ScoreNet for "score" and "value", inside a LabelNet for labels and
+    for an encoder's score."""
     if head in LABELLED:
         return LabelNet(net, head, outputs)
+    if head == "score" and getattr(net, "predicts", "lm") == "masked":
+        return LabelNet(net, "score", 1)
     if head == "lm_value":
         net.value_head = nn.Linear(net.settings.width, 1, bias=False)
     return net if head in ("lm", "lm_value") else ScoreNet(net)

@@ -75,6 +75,17 @@ def test_a_new_head_teaches_every_parameter_from_the_first_step(kind, head, outp
     assert not unused, f"never taught: {sorted(unused)}"
 
 
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_an_encoder_scores_a_text_at_its_first_token_wherever_it_is_asked(kind):
+    net = NETS[kind]("score")
+    a, b = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[9, 10, 11]])
+    scores = net.scores(torch.cat([a, b], 1), torch.tensor([[1, 1, 1, 1, 2, 2, 2]]))
+    alone = torch.cat([net.scores(a), net.scores(b)], 1)
+    torch.testing.assert_close(scores, alone, atol=1e-5, rtol=1e-5)
+    assert (scores[0, :4] == scores[0, 0]).all()
+    assert scores[0, 4] != scores[0, 0]
+
+
 def test_what_cannot_end_in_labels_is_refused_in_one_line():
     t5 = EncDec(EncDec.Settings(style="t5", width=16, layers=1, heads=2, vocab_size=30, context=16))
     with pytest.raises(ConfigError, match="seq2seq"):

@@ -49,11 +49,12 @@ class Bert:
     model_type = "bert"
     architectures = {
         "masked": "BertForMaskedLM",
+        "score": "BertForSequenceClassification",
         "classify": "BertForSequenceClassification",
         "tag": "BertForTokenClassification",
         "span": "BertForQuestionAnswering",
     }
-    heads = {"classify": "classifier", "tag": "classifier", "span": "qa_outputs"}
+    heads = {"score": "classifier", "classify": "classifier", "tag": "classifier", "span": "qa_outputs"}
 
     @staticmethod
     def matches(net: nn.Module) -> bool:

@@ -144,7 +144,7 @@ def read(folder: Path) -> nn.Module:
 def head_of(family, shapes: dict[str, tuple[int, ...]], stated: dict) -> tuple[str, int | None]:
     """What the net of a foreign directory ends in, and in how many labels, if it is labels.
 
-    One number for a whole text is a decoder's score.
+    One number for a whole text is a score; a decoder's has a net of its own.
     """
     head = labels.head_in(stated)
     if head is None:
@@ -153,7 +153,9 @@ def head_of(family, shapes: dict[str, tuple[int, ...]], stated: dict) -> tuple[s
     if matrix not in shapes:
         raise CheckpointError(f"config.json states {stated['architectures'][0]}, but there is no {matrix}")
     outputs = shapes[matrix][0]
-    return ("score", None) if matrix == "score.weight" and outputs == 1 else (head, outputs)
+    if head == "classify" and outputs == 1:
+        return "score", 1 if "score" in family.heads else None
+    return head, outputs
 
 
 def _rule(error: ValueError) -> str:

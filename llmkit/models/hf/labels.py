@@ -1,6 +1,7 @@
 """Heads of labels in Hugging Face's terms: their parameters' names, id2label, problem_type.
 
 classify_head.weight ◄─► classifier.weight (BERT, ModernBERT), score.weight (decoders)
+score_head.weight    ◄─► classifier.weight, of one row (an encoder's reward model)
 tag_head.weight      ◄─► classifier.weight, score.weight
 span_head.weight     ◄─► qa_outputs.weight, classifier.weight (ModernBERT)
 """
@@ -21,7 +22,7 @@ STATED = {"architectures": list, "id2label": dict, "problem_type": str}
 
 def owns(name: str) -> bool:
     """Whether a parameter of ours is the matrix or the bias of a head of labels."""
-    return name.startswith(tuple(f"{head}_head." for head in LABELLED))
+    return name.startswith(tuple(f"{head}_head." for head in (*LABELLED, "score")))
 
 
 def theirs(names: dict[str, str], name: str) -> str:

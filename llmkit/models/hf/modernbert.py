@@ -45,11 +45,12 @@ class ModernBert:
     model_type = "modernbert"
     architectures = {
         "masked": "ModernBertForMaskedLM",
+        "score": "ModernBertForSequenceClassification",
         "classify": "ModernBertForSequenceClassification",
         "tag": "ModernBertForTokenClassification",
         "span": "ModernBertForQuestionAnswering",
     }
-    heads = {"classify": "classifier", "tag": "classifier", "span": "classifier"}
+    heads = {"score": "classifier", "classify": "classifier", "tag": "classifier", "span": "classifier"}
 
     @staticmethod
     def matches(net: nn.Module) -> bool:

@@ -137,13 +137,13 @@ def test_every_shape_is_proved_equal(tmp_path, tokenizer_dir, heldout, head, cha
 @pytest.mark.parametrize(
     ("net", "head"),
     [
-        *((net, head) for net in ("bert", "modernbert") for head in ("classify", "tag", "span")),
+        *((net, head) for net in ("bert", "modernbert") for head in ("score", "classify", "tag", "span")),
         *((net, head) for net in ("llama", "gpt2") for head in ("classify", "tag")),
     ],
 )
 @torch.no_grad()
 def test_heads_of_labels_are_proved_equal_and_open_again(tmp_path, tokenizer_dir, heldout, net, head):
-    outputs = 2 if head == "span" else 3
+    outputs = {"span": 2, "score": 1}.get(head, 3)
     original = labelled_net(net, head, outputs)
     figures = compare(tmp_path, *build(tmp_path, original, tokenizer_dir, heldout))
     assert figures["max_abs_logit_diff"] <= 5e-5
@@ -159,7 +159,7 @@ def labelled_net(kind: str, head: str, outputs: int):
     else:
         gpt2 = {"positions": "learned", "norm": "layer", "mlp": "gelu", "bias": True, "kv_heads": 4}
         net = random_net(head, outputs, **(gpt2 if kind == "gpt2" else {}))
-    net.labels = ["O", "B-person", "I-person"][:outputs]
+    net.labels = ["score"] if head == "score" else ["O", "B-person", "I-person"][:outputs]
     return net
 
 
