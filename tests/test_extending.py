@@ -89,6 +89,7 @@ def test_new_pieces_are_used_and_typed_control_tokens_are_text(tmp_path, tokeniz
     assert tokenizer.piece_bytes()[400:].tolist() == [0, 0, 11, 12]
 
 
+@pytest.mark.slow
 def test_an_extended_model_is_exported_and_started_from(tmp_path, tokenizer_dir):
     """Through the gate; transformers gives the logits that the model had before, on the old pieces."""
     from transformers import AutoModelForCausalLM

@@ -92,6 +92,7 @@ def test_looking_parts_up_gives_what_the_library_gives_for_the_whole_text(spec, 
     assert tokenizer.encode_all(texts) == [tokenizer.encode(text) for text in texts]
 
 
+@pytest.mark.slow
 def test_a_process_without_llmkit_loads_them(every, tmp_path):
     for name, (folder, _) in every.items():
         export.copy(folder, tmp_path / name)
