@@ -19,7 +19,7 @@ from sentencepiece import sentencepiece_model_pb2 as protobuf
 from llmkit.errors import ConfigError
 from llmkit.tokenizer import card, export, parts
 from llmkit.tokenizer.lines import records
-from llmkit.tokenizer.sentencepieces import KIND, STEP
+from llmkit.tokenizer.sentencepieces import KIND, STEP, UNKNOWN
 from llmkit.tokenizer.vocabulary import SPACE, Tokenizer
 
 WORD = re.compile(r"(?<=\S) [^\W\d_]{3,}")
@@ -71,7 +71,7 @@ def _appended(proto: bytes, old: Tokenizer, control: list[str], pieces: list[str
     if unigram and (hidden := [text for text in control if old.byte_ids & {*old.encode(text)}]):
         raise ConfigError(f"tokens: {hidden[0]!r} has a character without a piece; spell it in others")
     scores = [piece.score for piece in model.pieces]
-    unknown = min(p.score for p in model.pieces if p.type == KIND.NORMAL) - 10 if unigram else 0.0
+    unknown = min(p.score for p in model.pieces if p.type == KIND.NORMAL) - UNKNOWN if unigram else 0.0
     for text in control:
         model.pieces.add(piece=text, score=0, type=KIND.CONTROL)
         model.trainer_spec.control_symbols.append(text)

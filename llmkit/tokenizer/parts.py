@@ -1,4 +1,4 @@
-"""Where text can be cut without changing its ids: before spaces, and around runs of line breaks and tabs.
+r"""Where text can be cut without changing its ids: before spaces, and around runs of line breaks and tabs.
 
     "for  x\n\tin y"  ->  "for"  "  x"  "\n\t"  "in"  " y"
 
@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 from itertools import chain
 
-LONGEST = 1000
-"""Characters of a part where it has to be short: float32 sums of unigram scores are exact up to there."""
+LONGEST = 500
+"""Spaces, and characters after them, of a part of text for unigram: its float32 sums are exact up to there."""
 
 
 def _pattern(space: str, most: int | None) -> str:

@@ -17,10 +17,12 @@ from llmkit.tokenizer.layout import LAYOUTS, ROLES, Layout
 from llmkit.tokenizer.lines import Lines
 from llmkit.tokenizer.vocabulary import SPACE
 
+UNKNOWN = 10
+"""What a character without a piece costs more than the worst piece, in both libraries."""
 KIND = protobuf.ModelProto.SentencePiece.Type
 STEP = 256
-"""Unigram scores are whole multiples of 1 / STEP. Of parts of at most 1,000 pieces the sums are then exact in
-float32 and in float64, and two segmentations that tie in one library tie in the other."""
+"""Unigram scores are whole multiples of 1 / STEP, and far above -65. Of parts of at most 1,000 characters
+(parts.py) the sums are then exact in float32 and in float64: what ties in one library ties in the other."""
 
 
 def train(settings, lines: Lines, control: list[str]) -> bytes:
@@ -69,8 +71,9 @@ def _settled(proto: bytes) -> bytes:
             piece.type, piece.score = KIND.NORMAL, 0.0
         elif piece.type == KIND.NORMAL:
             piece.score = round(piece.score * STEP) / STEP
-    normal = (piece.piece for piece in model.pieces if piece.type == KIND.NORMAL)
-    if piece := parts.crossing(normal):
+    normal = [piece for piece in model.pieces if piece.type == KIND.NORMAL]
+    assert min(piece.score for piece in normal) - UNKNOWN > -65
+    if piece := parts.crossing(piece.piece for piece in normal):
         raise ConfigError(
             f"white_space: {piece!r} mixes spaces with line breaks; unigram takes runs of either"
         )
