@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 
 LONGEST = 500
-"""Spaces, and characters after them, of a part of text for unigram: its float32 sums are exact up to there."""
+"""Spaces, and characters after them, of a part for unigram: its float32 sums are exact up to there."""
 
 
 def _pattern(space: str, most: int | None) -> str:
