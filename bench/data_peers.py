@@ -13,6 +13,8 @@ Results: bench/data_peers.md.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import random
 import tempfile
@@ -177,7 +179,8 @@ def near_theirs(docs: list[tuple[str, str]]) -> tuple[float, float, set[str]]:
         for i, stage in enumerate(stages):
             tasks = config.num_buckets if i == 1 else 1
             start = time.process_time()
-            LocalPipelineExecutor(stage, tasks=tasks, logging_dir=f"{folder}/log{i}").run()
+            with contextlib.redirect_stderr(io.StringIO()):
+                LocalPipelineExecutor(stage, tasks=tasks, logging_dir=f"{folder}/log{i}").run()
             took.append(time.process_time() - start)
         lines = [line for path in Path(gone).glob("*.jsonl") for line in path.read_text().splitlines()]
     return took[0], sum(took), {json.loads(line)["id"] for line in lines}

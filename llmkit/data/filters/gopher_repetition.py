@@ -38,15 +38,17 @@ class GopherRepetition:
             if again > self.settings.part_frac * len(parts) or chars > self.settings.char_frac * len(text):
                 return text, f"repeated_{name}"
         found = Sequences(words(text))
+        times = len(text)  # no sequence comes more often than the shorter one that it begins with
         for n, most in TOP.items():
-            if found.top_chars(n) > most * len(text):
-                return text, f"top_{n}_words"
+            if times * found.longest(n) > most * len(text):
+                chars, times = found.top_chars(n)
+                if chars > most * len(text):
+                    return text, f"top_{n}_words"
+        if found.covered_chars(min(REPEATED)) <= min(REPEATED.values()) * len(text):
+            return text, None  # longer sequences that come again lie within these
         for n, most in REPEATED.items():
-            chars = found.repeated_chars(n)
-            if chars > most * len(text):
+            if found.repeated_chars(n) > most * len(text):
                 return text, f"repeated_{n}_words"
-            if not chars:
-                break  # where no sequence of n words comes again, none of more words does
         return text, None
 
 
@@ -78,30 +80,46 @@ class Sequences:
             self._length += 1
         return self._hashes
 
-    def top_chars(self, n: int) -> int:
-        """Characters that the commonest sequence of `n` words covers: the first one of those as common."""
-        if len(self._words) < n:
-            return 0
+    def longest(self, n: int) -> int:
+        """Characters of the longest sequence of `n` words, with spaces between them."""
+        return int((self._ends[n:] - self._ends[:-n]).max()) + n - 1 if len(self._words) >= n else 0
+
+    def top_chars(self, n: int) -> tuple[int, int]:
+        """(characters it covers, times it comes) of the commonest sequence of `n` words: the first of those.
+
+        There are at least `n` words.
+        """
         hashes = self.of(n)
         ordered = numpy.sort(hashes)
         starts = numpy.flatnonzero(numpy.concatenate(([True], ordered[1:] != ordered[:-1])))
         counts = numpy.diff(starts, append=len(ordered))
         most = int(counts.max())
         at = int(_among(hashes, ordered[starts[counts == most]]).argmax()) if most > 1 else 0
-        return int(self._ends[at + n] - self._ends[at] + n - 1) * most
+        return int(self._ends[at + n] - self._ends[at] + n - 1) * most, most
 
-    def repeated_chars(self, n: int) -> int:
-        """Characters of sequences of `n` words that were met before, none counted twice."""
+    def _again(self, n: int) -> numpy.ndarray:
+        """Where the sequences of `n` words begin that come more than once."""
         if len(self._words) < n:
-            return 0
+            return numpy.zeros(0, numpy.int64)
         hashes = self.of(n)
         ordered = numpy.sort(hashes)
         twice = ordered[1:][ordered[1:] == ordered[:-1]]
-        if not len(twice):
-            return 0
+        return numpy.flatnonzero(_among(hashes, twice)) if len(twice) else numpy.zeros(0, numpy.int64)
+
+    def covered_chars(self, n: int) -> int:
+        """Characters of all words within sequences of `n` words that come more than once."""
+        places = self._again(n)
+        within = numpy.zeros(len(self._words), bool)
+        for i in range(n):
+            within[places + i] = True
+        return int(numpy.diff(self._ends)[within].sum())
+
+    def repeated_chars(self, n: int) -> int:
+        """Characters of sequences of `n` words that were met before, none counted twice."""
+        places = self._again(n)
+        hashes = self._hashes
         chars = free = 0
         seen: set[int] = set()
-        places = numpy.flatnonzero(_among(hashes, twice))
         for at, mixed in zip(places.tolist(), hashes[places].tolist()):
             if at < free:
                 continue

@@ -7,7 +7,6 @@ one survivor.
 """
 
 import re
-from functools import lru_cache
 from typing import Literal
 
 import numpy
@@ -15,9 +14,11 @@ import xxhash
 from pydantic import Field
 
 from llmkit.config import Section
+from llmkit.data.filters.words import Remembered
 from llmkit.registry import register
 
-CHUNK = 4096
+CHUNK = 1024
+"""Sequences at a time: what they become fits a processor's cache."""
 FACTOR = numpy.uint64(0x9E3779B97F4A7C15)
 _WORD = re.compile(r"\w+")
 
@@ -39,6 +40,7 @@ class NearDuplicates:
         num = settings.bands * settings.rows
         self._factor = draw.integers(1, 1 << 32, (num, 1), dtype=numpy.uint32) | numpy.uint32(1)
         self._shift = draw.integers(0, 1 << 32, (num, 1), dtype=numpy.uint32)
+        self._room = numpy.empty((num, CHUNK), numpy.uint32)
         self._bands: list[set[int]] = [set() for _ in range(settings.bands)]
 
     ordered = True
@@ -62,28 +64,37 @@ class NearDuplicates:
 
     def signature(self, text: str) -> numpy.ndarray:
         """The least value of every hash over the sequences of the text: (bands * rows,) uint32."""
-        sequences = _sequences(_WORD.findall(text.lower()), self.settings.words)
+        sequences = _sequences(text, self.settings.words)
         least = numpy.full(len(self._factor), 0xFFFFFFFF, numpy.uint32)
         for start in range(0, len(sequences), CHUNK):
-            mixed = self._factor * sequences[start : start + CHUNK]  # modulo 2^32, a permutation each
+            some = sequences[start : start + CHUNK]
+            mixed = self._room[:, : len(some)]
+            numpy.multiply(self._factor, some, out=mixed)  # modulo 2^32, a permutation each
             mixed += self._shift
             numpy.minimum(least, mixed.min(1), out=least)
         return least
 
 
-@lru_cache(1 << 16)
-def _hashed(word: str) -> int:
-    return xxhash.xxh3_64_intdigest(word.encode())
+def _hashed(chunk: str) -> int:
+    """64 bits of the letters and digits of a chunk, in lower case; 0 where it has none."""
+    word = "".join(_WORD.findall(chunk.lower()))
+    return xxhash.xxh3_64_intdigest(word.encode()) or 1 if word else 0
 
 
-def _sequences(found: list[str], n: int) -> numpy.ndarray:
+_hashes = Remembered(_hashed)
+
+
+def _sequences(text: str, n: int) -> numpy.ndarray:
     """(sequences,) uint32: one hash of every `n` words in a row; of all words where there are fewer."""
-    n = max(1, min(n, len(found)))
-    hashes = numpy.fromiter(map(_hashed, found or [""]), numpy.uint64, max(1, len(found)))
-    mixed = numpy.zeros(len(hashes) - n + 1, numpy.uint64)
+    chunks = text.split()
+    words = numpy.fromiter(map(_hashes.__getitem__, chunks), numpy.uint64, len(chunks))
+    words = words[words != 0] if len(chunks) else words
+    words = words if len(words) else numpy.zeros(1, numpy.uint64)
+    n = min(n, len(words))
+    mixed = numpy.zeros(len(words) - n + 1, numpy.uint64)
     for i in range(n):
         mixed *= FACTOR
-        mixed += hashes[i : len(hashes) - n + 1 + i]
+        mixed += words[i : len(words) - n + 1 + i]
     mixed ^= mixed >> numpy.uint64(29)
     mixed *= FACTOR  # the upper half of a product depends on all bits
     return (mixed >> numpy.uint64(32)).astype(numpy.uint32)
