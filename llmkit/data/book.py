@@ -5,6 +5,7 @@ from typing import Any
 
 from llmkit.errors import DataError
 
+EXAMPLES = 3
 STEPS = ("read", "clean", "dedup")
 
 
@@ -13,6 +14,10 @@ class Book:
 
     def __init__(self, source, filters: tuple[str, ...] = ()):
         self.licence, self.origin = source.licence, source.origin
+        self.language = getattr(source, "language", "not stated")
+        self.packages: list[dict[str, str]] = []
+        self.lengths: Counter = Counter()
+        self.examples: list[str] = []
         self.read = self.bytes = 0
         self.rejected: dict[str, Counter] = {step: Counter() for step in (*STEPS, *filters)}
         self.kept: Counter = Counter(train=0, heldout=0)
@@ -21,6 +26,11 @@ class Book:
         """One more record is kept in `split`, with `num_bytes` of text."""
         self.kept[split] += 1
         self.bytes += num_bytes
+        self.lengths[num_bytes.bit_length()] += 1
+
+    def wants_example(self) -> bool:
+        """Whether there are too few examples yet of what was kept."""
+        return len(self.examples) < EXAMPLES
 
     def reasons(self) -> dict[str, int]:
         """How many records were rejected, by reason."""
@@ -42,4 +52,13 @@ class Book:
             left -= rejected.total()
         assert left == self.kept.total(), "a record was neither kept nor rejected"
         kept = {"kept": left, **self.kept, "bytes": self.bytes}
-        return {"in": self.read, **kept, "rejected": self.reasons(), "steps": steps, "origin": self.origin}
+        about = {key: getattr(self, key) for key in ("origin", "licence", "language", "packages", "examples")}
+        lengths = {str(1 << bits >> 1): self.lengths[bits] for bits in sorted(self.lengths)}
+        return {
+            "in": self.read,
+            **kept,
+            "rejected": self.reasons(),
+            "steps": steps,
+            "lengths": lengths,
+            **about,
+        }

@@ -15,6 +15,7 @@ memory at a time, plus 16 bytes of hash for each one kept, so the size of the in
 
 import hashlib
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from llmkit.data import collection, parts, scale, split, workers
+from llmkit.data import card, collection, fetch, parts, scale, split, workers
 from llmkit.data.book import Book
 from llmkit.data.collection import Collect
 from llmkit.data.judge import Verdict, judged
@@ -31,6 +32,7 @@ from llmkit.data.progress import watched
 from llmkit.errors import DataError
 
 __all__ = ["Collect", "work"]
+FIELDS = ("registry", "name", "version", "sha256")
 
 
 def work(settings: Collect, out: Path) -> dict[str, Any]:
@@ -48,18 +50,23 @@ def work(settings: Collect, out: Path) -> dict[str, Any]:
         merge = Merge(out, settings, filters, stack)
         for label, source in sources.items():
             book = books[label]
+            fetch.used.clear()
             records = _parted(made, label) if made else _streamed(source, label, settings, filters)
             for verdict, line in watched(records, label, book):
                 merge.take(book, verdict, line)
                 if settings.max_bytes and book.bytes >= settings.max_bytes:
                     break
             book.check(label)
+            book.packages = made.packages(label) if made else [fetch.facts(p) for p in fetch.used.values()]
     _fill_empty_split(out, settings, books)
     if settings.kind == "documents":
         _write_text(out)
     shutil.rmtree(home, ignore_errors=True)
+    _write_licences(out, books)
     found = {name: dict(counts) for name, counts in merge.found.items() if counts}
-    return {**_result(out, books), "found": found}
+    result = {**_result(out, books), "found": found}
+    (out / card.NAME).write_text(card.written(settings, result), encoding="utf-8")
+    return result
 
 
 def _made(settings: Collect, sources: dict[str, Any], home: Path) -> parts.Parts:
@@ -111,6 +118,16 @@ def _write_text(out: Path) -> None:
         for number, line in enumerate(lines):
             text.write(("\n\n" if number else "") + json.loads(line)["text"])
         text.write("\n")
+
+
+def _write_licences(out: Path, books: dict[str, Book]) -> None:
+    """licences/NAME-VERSION.txt of every package: its own licence or copyright file."""
+    for facts in {p["sha256"]: p for book in books.values() for p in book.packages}.values():
+        package = fetch.Package(**{key: facts[key] for key in FIELDS})  # type: ignore[arg-type]
+        if text := fetch.licence_text(package):
+            (out / "licences").mkdir(exist_ok=True)
+            name = re.sub(r"[^\w.@+-]", "_", f"{package.name}-{package.version}.txt")
+            (out / "licences" / name).write_text(text, encoding="utf-8")
 
 
 def _result(out: Path, books: dict[str, Book]) -> dict[str, Any]:

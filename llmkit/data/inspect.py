@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from llmkit import manifest
-from llmkit.data import shard
+from llmkit.data import gallery, shard
 from llmkit.data.indexed import Indexed
 from llmkit.errors import DataError
 from llmkit.tokenizer.vocabulary import Tokenizer
@@ -28,6 +28,8 @@ def show(folder: Path) -> None:
     else:
         raise DataError(f"{folder}: neither collected data (train.jsonl) nor token shards ({shard.INDEX})")
     console = Console(highlight=False)
+    if (folder / "train.jsonl").is_file() and (folder / manifest.NAME).is_file():
+        lines.append(("page", str(gallery.write(folder))))
     for heading, text in lines:
         console.print(f"[bold]{escape(heading)}[/bold]  {escape(text)}")
 

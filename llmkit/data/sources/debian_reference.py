@@ -23,6 +23,7 @@ class DebianReference:
 
     kind = "documents"
     licence = "GPL-2.0-or-later"
+    language = "en"
     origin = "Debian debian-reference-en 2.100"
     size = "0.9 MB"
 

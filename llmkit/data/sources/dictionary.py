@@ -39,6 +39,7 @@ class Dictionary:
         part_bytes: int = Field(8000, ge=1000, description="bytes of text in a document")
 
     kind = "documents"
+    language = "en"
     origin = "Debian dict-gcide 0.48.5+nmu2, dict-foldoc 20230119-1"
     size = "40.0 MB (gcide), 5.6 MB (foldoc)"
 

