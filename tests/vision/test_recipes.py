@@ -9,6 +9,7 @@ from PIL import Image
 
 from llmkit import config, verbs
 from llmkit.cli import main
+from llmkit.errors import CheckpointError
 from tests import ranks
 from tests.vision import small
 
@@ -26,7 +27,9 @@ def quick(recipes: list[str], data: str, out: str) -> None:
     """Train each in quick form, on small images."""
     for recipe in recipes:
         options = verbs.Options(ranks=1, device="cpu", quick=True)
-        asked = {"data.source": data, "out": f"{out}/{recipe}", "run.steps": 2, "parallel.threads": 1}
+        asked = {"out": f"{out}/{recipe}", "run.steps": 2, "parallel.threads": 1}
+        if config.read(f"vision/{recipe}")["data"]["name"] == "images":
+            asked["data.source"] = data
         verbs.perform("train", f"vision/{recipe}", asked, options)
 
 
@@ -92,3 +95,14 @@ def test_an_evaluation_names_its_extractor(runs, data, tmp_path):
     assert figures["frechet"] >= 0
     assert figures["extractor"].startswith("recogniser ")
     assert 0 <= figures["class_hits"] <= 1
+
+
+def test_codes_of_dsprites_are_scored(runs, tmp_path):
+    asked = {"ckpt": str(runs / "beta_vae_dsprites"), "out": str(tmp_path / "eval")}
+    verbs.perform("eval", "disentanglement", asked, verbs.Options(device="cpu", quick=True))
+    figures = json.loads((tmp_path / "eval" / "report.json").read_text())["tasks"]["factors"]
+    names = ("mig", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness")
+    assert all(0 <= figures[name] <= 1 for name in names)
+    asked = {"ckpt": str(runs / "pixelcnn_tiny"), "out": str(tmp_path / "other")}
+    with pytest.raises(CheckpointError, match="has no encoder"):
+        verbs.perform("eval", "disentanglement", asked, verbs.Options(device="cpu", quick=True))
