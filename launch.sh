@@ -89,6 +89,11 @@ setup() { # base | dev
 }
 
 case "${1:-}" in
+  "" | -h | --help)
+    say "quickstart: real text to a tuned, evaluated, exported model; test: the whole suite; or one of these verbs"
+    setup base
+    set -- --help
+    ;;
   test) setup dev; shift; cd "$here"; exec "$python" -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile "$@" ;;
   quickstart) setup base; shift; set -- run quickstart "$@" ;;
   *) setup base ;;

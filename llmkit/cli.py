@@ -3,6 +3,7 @@
 Everything heavy is imported inside the verb that needs it.
 """
 
+import difflib
 import errno
 import inspect
 import os
@@ -145,7 +146,7 @@ def upload(
 @verb(tokenizer, "check")
 def check(
     folder: Annotated[str, typer.Argument(metavar="DIR")],
-    text: Annotated[str | None, typer.Argument()] = None,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT_FILE|DATA_DIR]")] = None,
     *,
     options: Options,
 ):
@@ -186,7 +187,12 @@ def evaluate(
 ):
     """Evaluate a model with a suite of metrics."""
     from llmkit import verbs
+    from llmkit.errors import CheckpointError
 
+    if not Path(ckpt).exists():
+        raise CheckpointError(
+            f"{ckpt}: there is no such directory; give a run, a checkpoint or a HF directory"
+        )
     values = {**assignments(overrides or []), "ckpt": ckpt}
     verbs.perform("eval", suite, values | ({"out": out} if out else {}), options)
 
@@ -412,9 +418,15 @@ def main(argv: list[str] | None = None) -> int:
         return _tell(f"{where}{what}", 3, words)
     except Exception as error:
         if (usage := getattr(error, "format_message", None)) is not None:
-            return _tell(usage().replace("\n", " "), 2, words) if usage() else 2
+            return _tell(usage().replace("\n", " ") + _nearest(words), 2, words) if usage() else 2
         # a defect of ours: say so in one line, and how to see more
         return _tell(f"defect in llmkit: {type(error).__name__}: {error}; --debug shows where", 1, words)
+
+
+def _nearest(words: list[str]) -> str:
+    """Click suggests our verbs; this suggests those of launch.sh."""
+    close = difflib.get_close_matches(words[0], ("quickstart", "test"), 1) if words else []
+    return f" Did you mean ./launch.sh {close[0]}?" if close else ""
 
 
 def _tell(line: str, code: int, words: list[str]) -> int:

@@ -51,6 +51,7 @@ def perform(
     manifest.write(staging, **facts)
     move_aside(out)
     staging.rename(out)
+    say(f"{verb}: {out} is done")
     return facts
 
 

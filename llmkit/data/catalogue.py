@@ -27,7 +27,7 @@ def show() -> None:
     """Print the catalogue as a table."""
     table = Table(title="llmkit data collect source=NAME", title_justify="left")
     for heading in ("name", "kind", "size", "licence", "origin", "command"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == "name")
     for row in entries():
         table.add_row(*(str(row[key]) for key in ("name", "kind", "size", "licence", "origin", "command")))
     Console().print(table)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from llmkit import config, registry
 from llmkit.config import Component, Section
@@ -55,6 +55,14 @@ class Collect(Section):
     scale: Scale | None = Field(
         None, exclude=True, description="a cluster to do the tasks: {on: slurm, jobs: 8}, {on: ray, jobs: 8}"
     )
+
+    @field_validator("source")
+    @classmethod
+    def _same_with_a_slash(cls, source):
+        """`texts/` is `texts`: the same settings, so what is done stays done."""
+        if isinstance(source, list):
+            return [cls._same_with_a_slash(entry) if isinstance(entry, str) else entry for entry in source]
+        return source.rstrip("/") or source
 
     def inputs(self) -> dict[str, str]:
         """The user's own files and folders: when they change, what was collected from them is out of date."""

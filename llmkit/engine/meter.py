@@ -143,11 +143,14 @@ def memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+SILENCE_S = 30.0
+
+
 class Bar:
-    """A progress bar on a terminal; elsewhere, a line for each tenth of the run."""
+    """A progress bar on a terminal; elsewhere a line for each tenth of the run, at least every SILENCE_S."""
 
     def __init__(self, steps: int):
-        self.steps, self.rich, self.told = steps, None, -1
+        self.steps, self.rich, self.told, self.spoke = steps, None, -1, time.monotonic()
         if sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -164,9 +167,11 @@ class Bar:
     def at(self, done: int) -> None:
         if self.rich:
             self.rich.update(self.task, completed=done)
+        elif time.monotonic() - self.spoke > SILENCE_S:
+            self._say(f"step {done}/{self.steps}")
 
     def show(self, done: int, line: dict[str, float]) -> None:
-        names = (
+        names: tuple[str, ...] = (
             "loss",
             "accuracy",
             "bits_per_byte",
@@ -181,12 +186,17 @@ class Bar:
             "images_per_s",
             "mfu",
         )
+        names += tuple(key for key in line if key.endswith("/loss") and key not in names)
         text = "  ".join(f"{name} {line[name]:.4g}" for name in names if name in line)
         if self.rich:
             self.rich.update(self.task, description=text)
         elif done * 10 // self.steps > self.told or "heldout/loss" in line:
             self.told = done * 10 // self.steps
-            say(f"step {done}/{self.steps}  {text}  left {line['eta_s']:.0f} s")
+            self._say(f"step {done}/{self.steps}  {text}  left {line['eta_s']:.0f} s")
+
+    def _say(self, line: str) -> None:
+        self.spoke = time.monotonic()
+        say(line)
 
     def close(self) -> None:
         if self.rich:

@@ -356,7 +356,7 @@ def table(facts: dict[str, Any]) -> str:
     """A plan for people."""
     gib = {part: f"{value / 2**30:8.2f} GiB" for part, value in facts["memory_bytes"].items()}
     width = max(map(len, gib))
-    cost = f"; at the price given: {facts['cost']:,.0f}" if facts["cost"] is not None else ""
+    cost = f"; at the price given: {facts['cost']:,.2f}" if facts["cost"] is not None else ""
     fits = "fits" if facts["fits"] else "DOES NOT FIT: use more devices, a shorter row or a smaller model"
     return "\n".join(
         [

@@ -140,7 +140,9 @@ class _Run:
                     say("this loss depends on which rows share a micro-batch: equal layouts, equal results")
             rate = functools.partial(factor, recipe.schedule, steps=steps)
             loop.train(steps, rate, objective, backend, data, evaluator, saver, meter, guard, stop, begun)
-            return self._finish(saver, meter)
+            facts = self._finish(saver, meter)
+            say(f"train: {self.out} is done")
+            return facts
         finally:
             stop.close()
             meter.close()

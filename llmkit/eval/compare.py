@@ -13,6 +13,7 @@ import numpy as np
 from llmkit.errors import DataError
 from llmkit.eval.records import read_jsonl
 from llmkit.eval.statistics import mcnemar, paired, sign_test
+from llmkit.log import say
 
 
 def compare(a: Path, b: Path) -> dict[str, dict[str, Any]]:
@@ -44,7 +45,9 @@ def _task(label: str, a: Path, b: Path, task: dict) -> dict[str, Any]:
     )
     ids = [name for name in one if name in two]
     if not ids:
-        raise DataError(f"{label}: {a} and {b} share no sample; evaluate both on the same data")
+        raise DataError(
+            f"{label}: {a} and {b} share no sample: measured on other data; evaluate both on the same"
+        )
     before, after = (np.array([rows[i]["value"] for i in ids], dtype=np.float64) for rows in (one, two))
     weights = np.array([one[i].get("weight", 1) for i in ids], dtype=np.float64)
     gain = paired(after, before, weights, key=label)
@@ -72,19 +75,10 @@ def _verdict(gain, better: str) -> str:
 
 
 def show(a: Path, b: Path) -> None:
-    """Print `compare(a, b)` as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("task", "figure", "A", "B", "B - A", "95 % interval", "p", "samples", "verdict")
+    """Print `compare(a, b)`, two lines a task. The verdict is the interval's; `p` is another look at it."""
+    say(f"A = {a}, B = {b}")
     for label, t in compare(a, b).items():
-        span = "{:+.4f} to {:+.4f}".format(*t["ci95"])
-        figures = (
-            f"{t['a']:.4f}",
-            f"{t['b']:.4f}",
-            f"{t['difference']:+.4f}",
-            span,
-            f"{t['p']:.2g} ({t['test']})",
-        )
-        table.add_row(label, t["headline"], *figures, str(t["samples"]), t["verdict"])
-    Console().print(table)
+        low, high = t["ci95"]
+        say(f"{label}: {t['headline']} {t['a']:.4f} -> {t['b']:.4f}: {t['verdict']}")
+        difference = f"B - A {t['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+        say(f"    {difference}; {t['samples']} samples, {t['test']} p {t['p']:.2g}")

@@ -47,6 +47,11 @@ def heldout(
     return records
 
 
+def digest(data: bytes) -> str:
+    """Twelve hex digits of BLAKE2b, which tell measured texts apart."""
+    return hashlib.blake2b(data, digest_size=6).hexdigest()
+
+
 def by_source(records: list[dict]) -> dict[str, np.ndarray]:
     """{source: indices of its records}; sources like tasks/sum and tasks/count also together, as tasks."""
     sources = [str(record["source"]) for record in records]

@@ -1,6 +1,7 @@
 """A few lines of plain transformers that give the page's bits per byte again."""
 
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from llmkit.report import markup
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained({export!r}, dtype=torch.float32)
 tokenizer = AutoTokenizer.from_pretrained({export!r})
-text = open({heldout!r}, encoding="utf-8", newline="").read()
+text = open({heldout!r}, encoding="utf-8", newline="").read(){cut}
 tokens = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
 ids = torch.tensor([tokenizer.bos_token_id, *tokens])
 window, nll = {window}, 0.0
@@ -29,6 +30,9 @@ def part(figures: dict[str, Any]) -> markup.Part:
     text, data = figures.get("pretrain", {}), figures.get("data", {})
     if not all(key in text for key in ("export", "bits_per_byte")) or "heldout" not in data:
         return markup.part("recompute", "Check it yourself")
-    lines = LINES.format(export=text["export"], heldout=data["heldout"], window=text["window"])
+    heldout, measured = Path(data["heldout"]), text.get("bytes")
+    whole = measured is None or (heldout.is_file() and heldout.stat().st_size == measured)
+    cut = "" if whole else f".encode()[:{measured}].decode()"
+    lines = LINES.format(export=text["export"], heldout=data["heldout"], window=text["window"], cut=cut)
     lead = f"These lines use no llmkit, and print {text['bits_per_byte']:.4f}."
     return markup.part("recompute", "Check it yourself", f"<pre>{escape(lines)}</pre>", lead=lead)

@@ -43,7 +43,9 @@ def _data(stage: Stage | None) -> dict[str, Any]:
 def _pretrain(roles: Roles) -> dict[str, Any]:
     trained, evaluated, exported = (f("pretrain") for f in (roles.training, roles.evaluation, roles.export))
     text = evaluated.task("bits_per_byte") if evaluated else {}
-    part = _pick(text, "bits_per_byte", "ci95", "token_perplexity", "window", "baseline", "beats", "loses_to")
+    part = _pick(
+        text, "bits_per_byte", "ci95", "token_perplexity", "bytes", "window", "baseline", "beats", "loses_to"
+    )
     if trained and (speed := tokens_per_second(trained)):
         part["tokens_per_second"] = speed
     if exported:

@@ -67,6 +67,10 @@ def show(folder: Path, text: Path | None = None) -> None:
         raise DataError(
             f"{folder / 'tokenizer.json'}: there is no such file; give a directory made by tokenizer train"
         )
+    if text and not text.exists():
+        raise DataError(
+            f"{text}: there is no such file or directory; give a text file or a collected directory"
+        )
     proof = examine(folder, text)
     table = [line for line in (folder / card.NAME).read_text(encoding="utf-8").splitlines() if "|" in line]
     say("\n".join(table))

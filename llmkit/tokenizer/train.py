@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from llmkit import config
 from llmkit.config import Field, Section
 from llmkit.errors import ConfigError, DataError
-from llmkit.log import warn
+from llmkit.log import say, warn
 from llmkit.tokenizer import byte_level, chat, check, export, sentencepieces
 from llmkit.tokenizer.layout import LAYOUTS
 from llmkit.tokenizer.lines import Lines
@@ -109,6 +109,8 @@ def work(settings: TokenizerSpec, out: Path) -> dict:
     (out / "spec.yaml").write_text(config.dump(settings), encoding="utf-8")
     proof = check.examine(out, Path(settings.data), settings.check_lines)
     tokenizer = Tokenizer.load(out)
+    if tokenizer.vocab_size < settings.vocab_size:
+        say(f"tokenizer: {tokenizer.vocab_size:,} pieces are all that {lines.bytes:,} bytes of text give")
     return {
         "fingerprint": tokenizer.fingerprint,
         "counts": {"pieces": tokenizer.vocab_size, "bytes": lines.bytes, "bytes_skipped": lines.lost},

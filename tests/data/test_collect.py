@@ -26,6 +26,7 @@ def write_documents(path, n):
 def test_two_runs_write_the_same_bytes(tmp_path):
     source = write_documents(tmp_path / "a.jsonl", 300)
     first, second = (run(tmp_path, out, source=source, heldout_frac=0.1) for out in ("one", "two"))
+    assert Collect(source=["a/", "b"]) == Collect(source=["a", "b/"])
     assert first == second
     for name in ("train.jsonl", "heldout.jsonl", "heldout.txt"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

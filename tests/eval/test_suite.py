@@ -85,6 +85,13 @@ def test_two_evaluations_are_compared_sample_by_sample(world, tmp_path, capsys):
     assert "text" in capsys.readouterr().out
 
 
+def test_evaluations_on_different_texts_are_not_compared(world, tmp_path):
+    for name, cut in (("a", 20_000), ("b", 300)):
+        work(suite(world, text=text(world, max_bytes=cut)), tmp_path / name)
+    with pytest.raises(DataError, match="measured on other data"):
+        compare(tmp_path / "a", tmp_path / "b")
+
+
 def test_binary_samples_are_compared_by_mcnemar(tmp_path):
     for name, right in (("a", 20), ("b", 40)):
         folder = tmp_path / name

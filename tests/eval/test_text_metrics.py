@@ -44,7 +44,7 @@ def test_the_number_of_windows_in_a_batch_changes_nothing(opened, monkeypatch):
 
 def test_blocks_of_the_text_add_up_to_the_whole():
     nll, sizes = np.linspace(1, 3, 5000), np.resize([3, 1, 4, 2], 5000)
-    rows = blocks(nll, sizes)
+    rows = blocks(nll, sizes, "digest")
     assert sum(row["weight"] for row in rows) == sizes.sum()
     assert sum(row["value"] * row["weight"] for row in rows) == pytest.approx(nll.sum() / math.log(2))
     assert len(rows) == math.ceil(sizes.sum() / 4096)

@@ -65,7 +65,7 @@ class BitsPerByte(Metric):
         window = s.window or opened.net.settings.context
         nll = window_nll(opened.net, ids, window)
         size = len(text.encode())
-        rows = blocks(nll, opened.tokenizer.piece_bytes()[ids[1:]])
+        rows = blocks(nll, opened.tokenizer.piece_bytes()[ids[1:]], records.digest(text.encode()))
         interval = bootstrap(*zip(*((row["value"], row["weight"]) for row in rows), strict=True), key=s.text)
         figures = {
             **perplexities(float(nll.sum()), len(nll), len(text.split()), size),
@@ -133,13 +133,16 @@ def window_nll(net: torch.nn.Module, ids: np.ndarray, window: int) -> np.ndarray
     return found.flat[:count]
 
 
-def blocks(nll: np.ndarray, piece_bytes: np.ndarray) -> list[dict]:
-    """Bits per byte of each block of BLOCK_BYTES of the text; a token counts where it begins."""
+def blocks(nll: np.ndarray, piece_bytes: np.ndarray, text: str) -> list[dict]:
+    """Bits per byte of each block of BLOCK_BYTES of the text; a token counts where it begins.
+
+    A block's id holds the digest of the whole `text`: blocks of other texts are never compared with it.
+    """
     begins = np.cumsum(piece_bytes) - piece_bytes
     block = begins // BLOCK_BYTES
     bits, size = np.bincount(block, nll) / math.log(2), np.bincount(block, piece_bytes)
     return [
-        {"id": str(i), "value": b / n, "weight": n}
+        {"id": f"{text}-{i}", "value": b / n, "weight": n}
         for i, (b, n) in enumerate(zip(bits, size, strict=True))
         if n > 0
     ]

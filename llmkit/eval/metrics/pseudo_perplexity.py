@@ -57,8 +57,10 @@ class PseudoPerplexity(Metric):
             "samples": len(parts),
             "text": s.text,
         }
+        same = records.digest(ids.tobytes())  # windows of other tokens are never compared with these
         rows = [
-            {"id": str(i), "value": float(part.mean()), "weight": len(part)} for i, part in enumerate(nll)
+            {"id": f"{same}-{i}", "value": float(part.mean()), "weight": len(part)}
+            for i, part in enumerate(nll)
         ]
         return Measured(figures, rows)
 

@@ -107,7 +107,8 @@ def write(out: Path, opened: Opened, figures: dict[str, Any], title: str, evalua
         f"# {title}",
         summary(opened, figures, kind),
         "## Use",
-        f"```python\n{use(opened, figures, kind, title)}\n```",
+        "In this directory, or with its path in place of `.`:",
+        f"```python\n{use(opened, figures, kind, '.')}\n```",
         "## Data and licences",
         sources_table(opened.lineage.get("sources") or {}),
         "## Training",
@@ -227,6 +228,10 @@ def limitations(opened: Opened, kind: str) -> str:
         f"It reads at most {opened.net.settings.context} tokens; beyond that its output is meaningless.",
         "It has not been tested for safety. Do not let it advise or decide about people.",
     ]
+    if (opened.recipe or {}).get("quick"):
+        points.insert(
+            0, "It is a smoke run (`--quick`): it has learned nothing, and its figures mean nothing."
+        )
     if size.parameters(opened.net) < SMALL:
         points.insert(
             0, "It is small: its text looks fluent, but no fact or calculation in it can be relied on."

@@ -53,6 +53,12 @@ def test_runs_are_listed_oldest_first_as_far_as_they_are_there(tmp_path):
     assert "does not say what it was trained on" in text
 
 
+def test_the_lines_of_a_card_open_the_directory_that_it_lies_in(tmp_path):
+    text = made(tmp_path, {}, quick="applied")
+    assert 'AutoTokenizer.from_pretrained(".")' in text
+    assert "smoke run" in text
+
+
 def test_an_evaluation_is_quoted_with_its_interval(tmp_path):
     text = made(tmp_path, {}, {"tasks": {"pairs": TASK, "samples": {"headline": "texts", "texts": 4}}})
     assert "| pairs | accuracy | 0.5 | 0.25 to 0.75 |" in text
