@@ -4,11 +4,12 @@ import llmkit
 llmkit.run("quickstart", out="runs/quickstart")
 llmkit.train("pretrain/llama_tiny", {"run.steps": 200}, out="runs/mine")
 net = llmkit.open_model("runs/mine").net
+llmkit.generate("runs/mine", "My fellow citizens")
 """
 
 from typing import Any
 
-__all__ = ["open_model", "run", "train"]
+__all__ = ["generate", "open_model", "run", "train"]
 
 
 def train(
@@ -25,12 +26,22 @@ def train(
 
 
 def run(pipeline: str, settings: dict[str, Any] | None = None, *, out: str | None = None, **options: Any):
-    """Run a pipeline with `{"stage.key": value}` settings -> the path of its report."""
+    """Run a pipeline with `{"stage.key": value}` settings -> the path of its report.
+
+    `options` are those of the command line: ranks, device, quick, fresh, plugins. Raises an LlmkitError.
+    """
     from llmkit import pipeline as pipelines
     from llmkit import verbs
 
     values = {**(settings or {}), **({"out": out} if out else {})}
     return pipelines.run(pipeline, values, verbs.Options(**options))
+
+
+def generate(ckpt: str, prompts: str | list[str], **options: Any) -> list[str]:
+    """What the language model in `ckpt` writes after each prompt: see llmkit.generating.generate."""
+    from llmkit import generating
+
+    return generating.generate(ckpt, prompts, **options)
 
 
 def open_model(ckpt: str, **options: Any):
