@@ -37,7 +37,11 @@ class Shard(Section):
         ge=1000,
     )
     workers: int = Field(
-        0, description="processes that encode; 0: one per core. The bytes do not depend on it", ge=0, le=1024
+        0,
+        description="processes that encode; 0: one per core. The bytes do not depend on it",
+        ge=0,
+        le=1024,
+        exclude=True,
     )
 
 
