@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from llmkit.errors import DataError
+from llmkit.errors import ConfigError, DataError
 from llmkit.eval.metrics.classification import Classification
 from llmkit.eval.metrics.tagging import Tagging, entities, shared
 from llmkit.eval.metrics.writing import Writing
@@ -67,6 +67,22 @@ def test_a_classifier_stands_beside_the_majority_rule(trained):
     assert sum(found["texts"] for found in measured.figures["by_label"].values()) == 40
     with pytest.raises(DataError, match="held-out record h0 is among the training ones too"):
         Classification(Classification.Settings(data=str(root / "data"))).measure(opened)
+
+
+def test_a_head_of_other_labels_is_not_taken_over_and_words_without_labels_are_refused(trained, world):
+    root = trained("classify", "labelled")
+    data = {
+        "name": "labelled",
+        "data": str(root / "data"),
+        "tokenizer": str(world / "tokenizer"),
+        "seq_len": 64,
+    }
+    data |= {"overlap": "keep", "labels": ["war", "other"]}
+    with pytest.raises(ConfigError, match="ends in the labels other, war, not war, other"):
+        train(recipe(root, "again", {"name": "classify"}, data, str(root / "run")))
+    tokens = {"name": "tokens", "shards": str(world / "shards"), "seq_len": 48}
+    with pytest.raises(ConfigError, match="data: tokens has no labels"):
+        train(recipe(root, "none", {"name": "classify"}, tokens, str(world / "run")))
 
 
 def test_a_tagger_stands_beside_the_most_frequent_tag_of_each_word(trained):
