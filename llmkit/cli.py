@@ -217,7 +217,7 @@ def export(
 
 @verb(app, "import")
 def import_(
-    source: Annotated[str, typer.Argument(metavar="HF_DIR")],
+    source: Annotated[str, typer.Argument(metavar="HF_DIR", help="Or a .gguf file.")],
     out: Annotated[str, typer.Argument(metavar="OUT")],
     options: Options,
 ):

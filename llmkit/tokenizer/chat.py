@@ -25,6 +25,7 @@ MAX_TEMPLATE = 100_000
 
 _HOLE = "\ue000{}\ue001"
 _OPEN, _CLOSE = "\ue002", "\ue003"
+_MARKS = re.compile(r"{%-?\s*generation\b")
 
 
 class Generation(Extension):
@@ -136,6 +137,17 @@ def _rendered(tokenizer: Tokenizer, messages: list[dict], open_reply: bool) -> l
         raise DataError(f"{tokenizer.folder / 'chat_template.jinja'}: {error}") from None
 
 
+def _marked(text: str, roles: tuple[str, ...], specials: list[str]) -> str:
+    """The text of a template without marks, as foreign ones are, with them: on replies, each with the control
+    token right behind it.
+    """
+    end = "|".join(map(re.escape, specials))
+    for i, role in enumerate(roles):
+        if role == "assistant":
+            text = re.sub(f"{_HOLE.format(i)}(?:{end})?", lambda found: _OPEN + found[0] + _CLOSE, text)
+    return text
+
+
 @functools.lru_cache(2048)
 def _parts(
     template: str, roles: tuple[str, ...], open_reply: bool, bos: int, eos: int, ids: tuple
@@ -146,5 +158,7 @@ def _parts(
     holes = [{"role": role, "content": _HOLE.format(i)} for i, role in enumerate(roles)]
     text = _compiled(template).render(messages=holes, add_generation_prompt=open_reply, **special)
     specials = sorted(names.values(), key=len, reverse=True)
+    if not _MARKS.search(template):
+        text = _marked(text, roles, specials)
     pattern = "|".join(["\ue000\\d+\ue001", _OPEN, _CLOSE, *map(re.escape, specials)])
     return [part for part in re.split(f"({pattern})", text) if part]

@@ -1,5 +1,6 @@
 """Chat: only the template makes control tokens, replies are marked, a longer chat begins like a shorter."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -163,3 +164,17 @@ def test_every_template_keeps_what_was_said_and_its_text(spoken):
         said = "".join(m["content"] for m in LONG if m["role"] == "assistant")
         assert learned.count(end) == 4
         assert ours.decode(learned).replace("\u2581", " ") == said.replace("\u2581", " ")
+
+
+def test_a_foreign_template_without_marks_teaches_replies_and_what_ends_them(spoken, tmp_path):
+    """The same ids as with marks, and the same mask: SmolLM2's template, say, has none."""
+    ours, folder = Tokenizer.load(spoken[0]), tmp_path / "unmarked"
+    shutil.copytree(ours.folder, folder)
+    template = (folder / "chat_template.jinja").read_text()
+    bare = re.sub(r"{%-? (end)?generation -?%}", "{{- '' -}}", template)
+    assert bare != template
+    (folder / "chat_template.jinja").write_text(bare)
+    foreign = Tokenizer.load(folder)
+    for n in range(1, len(LONG) + 1):
+        assert chat.render(foreign, LONG[:n]) == chat.render(ours, LONG[:n])
+    assert chat.stop_ids(foreign) == chat.stop_ids(ours)

@@ -2,12 +2,14 @@
 
     config.json   ─► allow-listed keys and types ─► our own Settings ─► our own net: their code is never run
     *.safetensors ─► header checked by hand ─► tensors renamed ─► fragments, published like any checkpoint
+    X.gguf        ─► the same, from a file of llama.cpp: gguf.py
 
 OUT becomes a run directory whose only checkpoint is step 0: it can be opened, tuned, evaluated and exported.
 """
 
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import yaml
@@ -38,12 +40,28 @@ def work(hf_dir: str | Path, out: Path) -> dict:
     source, out = Path(hf_dir), Path(out)
     if Store(out / "checkpoints").published():
         raise ConfigError(f"{out}: holds a checkpoint already; import into another directory")
+    if source.suffix == ".gguf":
+        return _gguf(source, out)
     net, facts = read(source), lineage(source)
-    path = save(net, out, source, facts)
+    return _published(net, source, out, source, facts, family_in(source).model_type)
+
+
+def _gguf(file: Path, out: Path) -> dict:
+    """The same for a file of llama.cpp, whose tokenizer is converted on the way."""
+    from llmkit.models.hf import gguf
+
+    net, facts = gguf.read(file)
+    with tempfile.TemporaryDirectory(prefix="llmkit-gguf-") as folder:
+        gguf.write_tokenizer(file, Path(folder))
+        return _published(net, file, out, Path(folder), facts, "llama")
+
+
+def _published(net: nn.Module, source: Path, out: Path, tokenizer: Path, facts: dict, family: str) -> dict:
+    path = save(net, out, tokenizer, facts)
     manifest.write(
         out,
         verb="import",
-        config={"source": str(source), "family": family_in(source).model_type},
+        config={"source": str(source), "family": family},
         status="done",
         counts={"parameters": sum(p.numel() for p in net.parameters())},
         licences=facts["sources"],
