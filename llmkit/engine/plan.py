@@ -16,11 +16,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llmkit import registry
-from llmkit.engine import optim, zero_config
+from llmkit.engine import adapt, optim, zero_config
 from llmkit.engine.live import Live
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.errors import ConfigError, LlmkitError
-from llmkit.models import size
+from llmkit.models import adapter, size
 from llmkit.models.heads import build
 
 DEVICES = {
@@ -61,6 +61,8 @@ class Traced:
 
     numel: int
     """Parameters that are trained."""
+    borrowed: int
+    """Bytes of the trained net's other weights, which an adapter leaves alone; ZeRO-3 splits them too."""
     weights: int
     """Bytes of all nets."""
     moments: int
@@ -101,15 +103,24 @@ def _prepared(objective, nets, net, batch):
 def _run(recipe, objective, phase, batch, bf16, release):
     """-> (peak of a first micro-batch, of a second, logits in the first, FLOPs of one, facts of the nets)"""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def make(head="lm", net="", outputs=None, **changes):
+        return build(recipe.model.model_copy(update=changes), head, outputs)
+
+    if recipe.adapter:  # peft moves what it makes, which fake tensors do not bear
+        with torch.device("meta"):
+            nets = adapt.put_on(objective.build(make), objective, recipe.adapter)
     with mode:
-
-        def make(head="lm", net="", outputs=None, **changes):
-            return build(recipe.model.model_copy(update=changes), head, outputs)
-
-        nets = objective.build(make)
+        if recipe.adapter:
+            for each in nets.values():
+                _materialise(each)
+        else:
+            nets = objective.build(make)
         net, settings = nets[phase.net], recipe.optim.of(phase.net)
         for other in nets.values():
-            other.requires_grad_(other is net).train()
+            if other is not net:
+                other.requires_grad_(False)
+            other.train()
         live = Live(
             (p for each in nets.values() for p in each.parameters()), getattr(recipe.model, "vocab_size", 0)
         )
@@ -121,7 +132,8 @@ def _run(recipe, objective, phase, batch, bf16, release):
         base, peaks, logits = live.now, [], 0
         if release:
             for p in net.parameters():
-                p.register_post_accumulate_grad_hook(_drop)
+                if p.requires_grad:
+                    p.register_post_accumulate_grad_hook(_drop)
         with live:
             for _ in range(2):
                 live.peak = live.now
@@ -143,12 +155,21 @@ def _run(recipe, objective, phase, batch, bf16, release):
         ]
         facts = {
             "numel": sum(p.numel() for p in trained),
+            "borrowed": sum(_bytes(p) for p in net.parameters() if not p.requires_grad),
             "weights": sum(_bytes(p) for each in nets.values() for p in each.parameters()),
             "moments": sum(map(_bytes, states)),
             "largest": max(map(_bytes, trained)),
             "step": _step_bytes(settings.name, optimizer),
         }
     return peaks[0], peaks[1], logits, live.flops / 2, facts
+
+
+def _materialise(net: torch.nn.Module) -> None:
+    """Put fake tensors in the place of parameters on the meta device."""
+    for name, p in list(net.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        fake = torch.nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
+        setattr(net.get_submodule(owner), leaf, fake)
 
 
 def _drop(p: torch.Tensor) -> None:
@@ -205,10 +226,12 @@ def memory(traced: Traced, layout: Layout) -> dict[str, int]:
         step = max(0.0, 2 * n * share - bucket) + traced.step * share
     else:
         kept = (n + traced.moments + n) * share  # masters, moments, gradients
-        parts = {"weights": n * share + rest, "optimizer": kept, "buffers": bucket}
-        gathered = min(n, 4e9)
+        whole, rest = n + traced.borrowed, rest - traced.borrowed
+        bucket = min(4 * zero_config.MAX_BUCKET, whole)
+        parts = {"weights": whole * share + rest, "optimizer": kept, "buffers": bucket}
+        gathered = min(whole, 4e9)
         flush = bucket + traced.largest
-        backward = gathered + (max(traced.bare, flush) if bucket == n else flush + traced.bare)
+        backward = gathered + (max(traced.bare, flush) if bucket == whole else flush + traced.bare)
         gradients = 0
         step = n * share + traced.step * share
     peak = max(backward, step)
@@ -225,7 +248,9 @@ def memory(traced: Traced, layout: Layout) -> dict[str, int]:
 def complete(recipe: TrainRecipe) -> tuple[TrainRecipe, Any]:
     """The recipe with what only the data can tell, and the data set; without data, made-up rows of tokens."""
     if recipe.model is None:
-        raise ConfigError("model: a plan needs the model section; write it out, or plan the recipe of `init`")
+        recipe = recipe.model_copy(update={"model": _model_of(recipe.init)})
+    if recipe.adapter:
+        adapter.check(recipe.adapter, recipe.model)
     try:
         from llmkit.engine.run import resolved
 
@@ -245,6 +270,19 @@ def complete(recipe: TrainRecipe) -> tuple[TrainRecipe, Any]:
             run = recipe.run.model_copy(update={"steps": -(-recipe.run.tokens // per_step)})
             recipe = recipe.model_copy(update={"run": run})
         return recipe, None
+
+
+def _model_of(init: str | None):
+    """The net that a run without a model section starts from. ConfigError if it is not there."""
+    from llmkit.engine.start import Start
+
+    try:
+        return Start(str(init)).model
+    except LlmkitError:
+        raise ConfigError(
+            f"model: a plan needs the model section, or `init` in its place, and {init} is not there; "
+            "make it, or write the model out"
+        ) from None
 
 
 def rows(recipe: TrainRecipe, dataset, count: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from llmkit.engine import plan
 from llmkit.engine.live import Live
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.errors import ConfigError
+from llmkit.models.adapter import Adapter
 from llmkit.models.blocks import initialise
 from llmkit.models.heads import build
 from tests.parity.problems import pairs, rated
@@ -99,3 +100,19 @@ def test_a_plan_keeps_the_batch_and_takes_what_fits(monkeypatch):
 def test_what_cannot_be_planned_is_said(sections, device, line):
     with pytest.raises(ConfigError, match=line):
         plan.plan(recipe(**sections), device, 1, 0.4, 0.0)
+
+
+def test_an_adapter_keeps_moments_and_gradients_of_itself_alone_and_needs_no_second_net():
+    """DPO with and without one: what learns is counted by hand; the reference costs nothing with it."""
+    made = recipe({}, objective={"name": "dpo"}, data=DATA)
+    light = made.model_copy(update={"adapter": Adapter(rank=4, targets="attention"), "init": "somewhere"})
+    batch = pairs(0, 0, 0)
+    full, small = (plan.trace(each, batch, bf16=False) for each in (made, light))
+    assert small.numel == 3 * 4 * 4 * (64 + 64)  # layers x matrices x rank x (in + out)
+    assert small.moments == 2 * 4 * small.numel
+    assert small.borrowed == full.weights / 2  # the policy's own; there is no reference beside it
+    assert small.weights == small.borrowed + 4 * small.numel
+    split = plan.memory(small, plan.Layout("zero3", 4, 2, 1))
+    assert split["weights"] == small.weights // 4
+    with pytest.raises(ConfigError, match="in its place, and nowhere is not there"):
+        plan.complete(made.model_copy(update={"model": None, "init": "nowhere"}))

@@ -117,7 +117,7 @@ def _named(opened: Any, heads: dict[str, int], file: Path) -> Iterator[tuple[str
 
 
 def halves(weight: Tensor, heads: int) -> Tensor:
-    """Rows of a query or key matrix: llama.cpp keeps rotary pairs side by side, we in two halves of a head."""
+    """Rows of queries or keys: llama.cpp keeps rotary pairs side by side, we in two halves of a head."""
     rows, width = weight.shape
     return weight.view(heads, rows // heads // 2, 2, width).transpose(1, 2).reshape(rows, width)
 
