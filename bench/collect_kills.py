@@ -2,8 +2,8 @@
 
     python bench/collect_kills.py [RECIPE] [--workers 2] [--out /tmp/collect_kills]
 
-A kill is SIGKILL to the process that collects, at a moment drawn over the time that a whole run took; its
-workers end by themselves. Results: bench/collect_kills.md.
+A kill is SIGKILL to the process that collects, after a tenth to a third of the time that a whole run took (each
+goes on from the last, so that later ones would meet a finished run); its workers end by themselves. Results: bench/collect_kills.md.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
     draw = random.Random(0)
     for _ in range(3):
         child = subprocess.Popen(command(args.recipe, killed, args.workers), stdout=subprocess.DEVNULL)
-        wait = draw.uniform(0.1, 0.9) * seconds
+        wait = draw.uniform(0.1, 0.35) * seconds
         time.sleep(wait)
         os.kill(child.pid, signal.SIGKILL)
         child.wait()

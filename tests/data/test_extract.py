@@ -121,3 +121,30 @@ def test_half_a_page_at_the_end_of_a_torn_crawl_is_counted_and_not_taken_for_a_p
         first, second = read(path)
         assert len(first["text"]) == 26 * 40
         assert second["unreadable"] == "broken_file"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"<p>Seen</p><script>while(1);</script><style>p{}</style><noscript>Off</noscript>", "Seen"),
+        (b"<!DOCTYPE x [<!ENTITY a 'lol'><!ENTITY b '&a;&a;&a;&a;'>]><p>Seen &b;</p>", "Seen &b;"),
+        (b'<meta charset="no-such-thing"><p>Seen</p>', "Seen"),
+        (b"<p>Seen</p><iframe src=file:///etc/passwd></iframe><object data=x>", "Seen"),
+        (b"<p>Seen<p>\xff\xfe\x00\x80", "Seen"),
+    ],
+)
+def test_scripts_entities_charsets_and_frames_do_nothing(content, text):
+    found = extract.page(content, "a")["text"]
+    assert text in found
+    assert not any(word in found for word in ("while", "lollol", "root:", "Off"))
+
+
+def test_a_book_of_too_many_or_too_large_chapters_is_counted(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "a.epub", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one.xhtml", "<p>" + " " * (20 << 20))
+        archive.writestr("two.xhtml", "<p>Fine</p>")
+    records = read(tmp_path / "in")
+    assert [r.get("text", r.get("unreadable")) for r in records] == ["too_long", "Fine"]
+    monkeypatch.setattr(extract, "MAX_MEMBERS", 1)
+    assert [r["unreadable"] for r in read(tmp_path / "in")] == ["too_many_pages"]

@@ -63,6 +63,14 @@ def test_links_and_devices_in_a_tarball_are_not_followed(tmp_path, monkeypatch):
         link = tarfile.TarInfo("package/link")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
+        for name, kind in (
+            ("hard", tarfile.LNKTYPE),
+            ("device", tarfile.CHRTYPE),
+            ("pipe", tarfile.FIFOTYPE),
+        ):
+            other = tarfile.TarInfo(f"package/{name}")
+            other.type, other.linkname = kind, "package/plain"
+            archive.addfile(other)
         plain = tarfile.TarInfo("package/plain")
         plain.size = 5
         archive.addfile(plain, io.BytesIO(b"hello"))
