@@ -2,8 +2,9 @@
 
     python bench/collect_kills.py [RECIPE] [--workers 2] [--out /tmp/collect_kills]
 
-A kill is SIGKILL to the process that collects, after a tenth to a third of the time that a whole run took (each
-goes on from the last, so that later ones would meet a finished run); its workers end by themselves. Results: bench/collect_kills.md.
+A kill is SIGKILL to the process that collects, after a tenth to a third of the time that a whole run took;
+each try goes on from the last one, so later ones would meet a finished run. Its workers end by themselves.
+Results: bench/collect_kills.md.
 """
 
 import argparse

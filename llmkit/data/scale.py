@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -103,7 +104,10 @@ def _said(*command: str) -> str:
 
 @contextlib.contextmanager
 def _ray(scale: Scale, pipeline: list, logs: Path):
-    """A run that is over when this is entered: datatrove's executor waits for Ray."""
+    """A run in a thread, since datatrove's executor waits for Ray; what it gives says whether it still does.
+
+    It may wait for ever for an actor that has done its work (seen with Ray 2.60), so the markers decide.
+    """
     from datatrove.executor import RayPipelineExecutor
 
     try:
@@ -113,15 +117,22 @@ def _ray(scale: Scale, pipeline: list, logs: Path):
     ours = not ray.is_initialized()
     if ours:
         ray.init(log_to_driver=False, include_dashboard=False)
+    executor = RayPipelineExecutor(
+        pipeline,
+        tasks=scale.jobs,
+        mem_per_cpu_gb=scale.memory_gb,
+        logging_dir=str(logs),
+        skip_completed=False,
+    )
+
+    def run() -> None:
+        with contextlib.suppress(Exception):  # datatrove logs it; what is missing then is an error of ours
+            executor.run()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
     try:
-        RayPipelineExecutor(
-            pipeline,
-            tasks=scale.jobs,
-            mem_per_cpu_gb=scale.memory_gb,
-            logging_dir=str(logs),
-            skip_completed=False,
-        ).run()
-        yield lambda: False
+        yield thread.is_alive
     finally:
         if ours:
             ray.shutdown()

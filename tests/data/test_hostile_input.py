@@ -203,6 +203,6 @@ def test_other_files_are_warned_about_and_hidden_ones_are_not_read(tmp_path, cap
 
 def test_files_without_anything_in_them_are_no_trouble(tmp_path):
     given(tmp_path, a_jsonl=b"\n".join(GOOD), b_jsonl=b"", c_txt=b"", d_html=b"", e_parquet=b"")
-    result, kept, rejected = collect(tmp_path)
+    _, kept, rejected = collect(tmp_path)
     assert len(kept) == 20
     assert {r["id"]: r["reason"] for r in rejected} == {"d.html": "empty", "e.parquet": "broken_file"}
