@@ -19,8 +19,15 @@ LUMA = (1 / math.sqrt(3),) * 3
 
 
 def augmented(x: Tensor, key: Tensor, p: float, purpose: str) -> Tensor:
-    """x (B, C, Y, X) in [-1, 1], keys (B,) -> the same shape; p = 0 changes nothing."""
-    return x if p == 0 else coloured(warped(x, placement(x, key, p, purpose)), key, p, purpose)
+    """x (B, C, Y, X) in [-1, 1], keys (B,) -> the same shape, in fp32; p = 0 changes nothing.
+
+    Places in bf16 would be whole pixels off, so autocast is left aside here.
+    """
+    if p == 0:
+        return x
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.float()
+        return coloured(warped(x, placement(x, key, p, purpose)), key, p, purpose)
 
 
 def placement(x: Tensor, key: Tensor, p: float, purpose: str) -> Tensor:

@@ -26,7 +26,8 @@ Levels = dict[str, tuple[Tensor, Tensor, Tensor]]
 def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     """z (B, Y', X', D), codebook (K, D) -> (B, Y', X') int64, which code is nearest."""
     flat = z.detach().flatten(0, 2)
-    distance = codebook.square().sum(1) - 2 * flat @ codebook.T
+    with torch.autocast(z.device.type, enabled=False):  # in bf16 another code is often nearest
+        distance = codebook.square().sum(1) - 2 * flat @ codebook.T
     return distance.argmin(1).view(z.shape[:3])
 
 

@@ -90,3 +90,10 @@ def test_evaluation_sees_images_as_they_are():
     assert not torch.allclose(objective.augmented(x, batch, "a"), x)
     with torch.no_grad():
         assert objective.augmented(x, batch, "a") is x
+
+
+def test_mixed_precision_moves_no_pixel():
+    key, x = noise.keys(8, 8), torch.rand(8, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = augment.augmented(x, key, 0.8, "a")
+    assert torch.equal(found, augment.augmented(x, key, 0.8, "a"))

@@ -23,6 +23,13 @@ def test_the_nearest_code_is_the_nearest():
     assert torch.equal(nearest(z, net.codebook), wanted)
 
 
+def test_mixed_precision_chooses_the_same_codes():
+    z, book = torch.randn(4, 8, 8, 4), 0.1 * torch.randn(64, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = nearest(z, book)
+    assert torch.equal(found, nearest(z, book))
+
+
 def gradients(net=None, **settings) -> dict[str, torch.Tensor]:
     net, batch = net or model(), rows(0, 0, 0)
     objective = VqObjective(VqObjective.Settings(**settings))
