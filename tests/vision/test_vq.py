@@ -24,7 +24,7 @@ def test_the_nearest_code_is_the_nearest():
 
 
 def test_mixed_precision_chooses_the_same_codes():
-    z, book = torch.randn(4, 8, 8, 4), 0.1 * torch.randn(64, 4)
+    z, book = torch.randn(64, 8, 8, 4), 0.1 * torch.randn(64, 4)
     with torch.autocast("cpu", torch.bfloat16):
         found = nearest(z, book)
     assert torch.equal(found, nearest(z, book))
