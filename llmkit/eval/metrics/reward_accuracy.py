@@ -59,10 +59,18 @@ def judge(gap: np.ndarray, longer: np.ndarray) -> dict:
         "pairs": len(gap),
         "samples": len(gap),
         "ties": int((gap == 0).sum()),
+        "accuracy_ties_half": float((right + 0.5 * (gap == 0)).mean()),
         "longer_wins": float(rule.mean()),
         "above_longer_wins": margin.value,
         "above_longer_wins_ci95": [margin.low, margin.high],
         "length_correlation": float(np.corrcoef(gap, longer)[0, 1]) if varied else None,
         "calibration_error": calibration_error(confidence, right),
         "mean_gap": float(gap.mean()),
+        "gap_histogram": histogram(gap),
     }
+
+
+def histogram(gap: np.ndarray, bins: int = 20) -> dict[str, list]:
+    """How often a score gap falls between each two of `edges`; what is preferred wrongly lies below 0."""
+    counts, edges = np.histogram(gap, bins=bins)
+    return {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]}

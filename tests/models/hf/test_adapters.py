@@ -131,7 +131,7 @@ json.dump(found, sys.stdout)
 @pytest.mark.slow
 def test_a_reward_models_head_stays_with_it_merged_or_not(folder):
     head = fragments.Reader(resolve(folder / "reward")).tensor("model/score.weight")
-    export(folder, "reward", "merged/reward")
+    export(folder, "reward", "merged/reward")  # done once, whichever test comes first
     export(folder, "reward", "adapters/reward", form="adapter", base=str(folder / "hub"))
     merged = load_file(folder / "merged/reward/model.safetensors")
     alone = load_file(folder / "adapters/reward/adapter_model.safetensors")
@@ -139,6 +139,40 @@ def test_a_reward_models_head_stays_with_it_merged_or_not(folder):
     assert torch.equal(alone["base_model.model.score.weight"], head)
     again = open_model(folder / "merged/reward", head="score").net
     assert torch.equal(again.score.weight, head)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_pipeline_of_an_exported_reward_model_gives_its_raw_scores(folder):
+    """In a process without llmkit, whichever side is padded, one text at a time or eight at once."""
+    export(folder, "reward", "merged/reward")
+    texts = [f"{'A licence is granted. ' * n}You may not." for n in range(8)]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PIPELINE, str(folder / "merged/reward"), json.dumps(texts)],
+        capture_output=True, check=True, text=True, timeout=300,
+    )  # fmt: skip
+    found = json.loads(done.stdout.splitlines()[-1])
+    opened = open_model(folder / "reward", head="score")
+    ours = [float(opened.net.scores(torch.tensor([ids]))[0, -1]) for ids in found.pop("ids")]
+    assert len(found) == 4
+    for case, scores in found.items():
+        assert scores == pytest.approx(ours, abs=1e-5 * max(map(abs, ours))), case
+    assert max(ours) - min(ours) > 0.1
+
+
+PIPELINE = """
+import json, sys
+sys.modules["llmkit"] = None
+from transformers import AutoTokenizer, pipeline
+folder, texts, found = sys.argv[1], json.loads(sys.argv[2]), {}
+for side in ("left", "right"):
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=side)
+    run = pipeline("text-classification", folder, tokenizer=tokenizer, function_to_apply="none")
+    for size in (1, 8):
+        found[f"{side} {size}"] = [out["score"] for out in run(texts, batch_size=size)]
+found["ids"] = [tokenizer(text).input_ids for text in texts]
+print(json.dumps(found))
+"""
 
 
 @pytest.mark.slow
