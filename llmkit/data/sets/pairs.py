@@ -7,21 +7,16 @@ Pair p of a row is the segments 2p+1 and 2p+2:
     labels         the reply and its end marker only, whatever else the template marks in the prompt
 """
 
-import random
-from collections import Counter
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from llmkit import manifest
 from llmkit.config import Section
-from llmkit.data import preflight
 from llmkit.data.pack import IGNORED, best_fit, lay, shifted
 from llmkit.data.preflight import Checks
-from llmkit.data.sets.conversations import opened_flight, read_records
+from llmkit.data.sets.chats import Chats
 from llmkit.errors import DataError
 from llmkit.registry import register
 from llmkit.tokenizer import chat
@@ -48,7 +43,7 @@ def learned(labels: np.ndarray) -> np.ndarray:
 
 
 @register("dataset", "pairs")
-class Pairs:
+class Pairs(Chats):
     """Rows of packed pairs; a pair is never split over two rows. `counts` says what became of the records."""
 
     class Settings(Section):
@@ -63,31 +58,8 @@ class Pairs:
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 128}
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
-        self.settings = settings
-        self.seq_len = settings.seq_len
-        self.tokenizer_dir = Path(settings.tokenizer)
-        tokenizer = Tokenizer.load(self.tokenizer_dir)
-        self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
-        self.template = tokenizer.template_fingerprint
-        parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
-        checks = settings.checks.model_dump()
-        self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack, checks])
-        self.counts: Counter = Counter()
-        records = read_records(settings.data, split, "pairs")
-        self.preflight = opened_flight(settings, split, "pairs", tokenizer)
-        kept = (
-            self._pair(tokenizer, found)
-            for record in records
-            for found in preflight.canonical("pairs", record, self.preflight)
-        )
-        self._pairs = [pair for pair in kept if pair]
-        self.preflight.settle(self.counts, "pairs")
-        if not self._pairs:
-            raise DataError(
-                f"{settings.data}: no {split} pair fits into {self.seq_len} tokens "
-                f"({self.preflight.dropped()}); raise seq_len"
-            )
-        random.Random(0).shuffle(self._pairs)
+        super().__init__(settings, split, "pairs")
+        self._pairs = self._settled(map(self._pair, self._canonical("pairs")), "pairs", "pair fits into")
         lengths = [len(chosen[0]) + len(rejected[0]) for chosen, rejected, _ in self._pairs]
         self._rows = best_fit(lengths, self.seq_len) if settings.pack else [[i] for i in range(len(lengths))]
         self._pairs_per_row = max(map(len, self._rows))
@@ -113,14 +85,14 @@ class Pairs:
         extra = {"valid": valid, "margin": margin, "ends": ends}
         return {**lay(laid, self.seq_len, self._pad), **{k: torch.from_numpy(v) for k, v in extra.items()}}
 
-    def _pair(self, tokenizer: Tokenizer, record: dict[str, Any]):
+    def _pair(self, record: dict[str, Any]):
         """(chosen, rejected, margin), the replies as (tokens, labels); None for a pair that is of no use."""
         self.counts["pairs"] += 1
         flight = self.preflight
         if not flight.usable("pairs", record):
             return None
         chosen, rejected = (
-            render_reply(tokenizer, record["prompt"], record[key]) for key in ("chosen", "rejected")
+            render_reply(self._tokenizer, record["prompt"], record[key]) for key in ("chosen", "rejected")
         )
         if flight.found("identical", record, np.array_equal(chosen[0], rejected[0])):
             return None

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from llmkit import manifest
 from llmkit.config import Section
-from llmkit.data.sets.conversations import read_records
+from llmkit.data.sets.chats import read_records
 from llmkit.errors import DataError
 from llmkit.registry import register
 from llmkit.tokenizer import chat

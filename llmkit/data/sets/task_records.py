@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from llmkit.data import shapes
 from llmkit.data.dedup import normal
-from llmkit.data.sets.conversations import read_records
+from llmkit.data.sets.chats import read_records
 from llmkit.errors import DataError
 
 Overlap = Literal["fail", "drop", "keep"]

@@ -8,25 +8,18 @@
 loss does not depend on what shares a micro-batch.
 """
 
-import random
-from collections import Counter
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from llmkit import manifest
 from llmkit.config import Section
-from llmkit.data import preflight
 from llmkit.data.pack import IGNORED, best_fit_sides, lay_side
 from llmkit.data.preflight import Checks
-from llmkit.data.sets.conversations import opened_flight, read_records
+from llmkit.data.sets.chats import Chats
 from llmkit.data.sets.pairs import learned, render_reply
-from llmkit.errors import DataError
 from llmkit.registry import register
-from llmkit.tokenizer.vocabulary import Tokenizer
 
 NEIGHBOURS, TRIES = 64, 8
 """How far another prompt is looked for, and how many of its replies are tried for one that fits."""
@@ -43,7 +36,7 @@ class Example(NamedTuple):
 
 
 @register("dataset", "unpaired")
-class Unpaired:
+class Unpaired(Chats):
     """Rows of packed examples. `counts` says what became of the records."""
 
     class Settings(Section):
@@ -56,34 +49,12 @@ class Unpaired:
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 128}
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
-        self.settings = settings
-        self.seq_len = settings.seq_len
-        self.tokenizer_dir = Path(settings.tokenizer)
-        tokenizer = Tokenizer.load(self.tokenizer_dir)
-        self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
-        self.template = tokenizer.template_fingerprint
-        parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
-        checks = settings.checks.model_dump()
-        self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack, checks])
-        self.counts: Counter = Counter()
-        records = read_records(settings.data, split, "unpaired")
-        kind = "pairs" if any("chosen" in record or "replies" in record for record in records) else "unpaired"
-        self.preflight = opened_flight(settings, split, kind, tokenizer)
-        kept = (
-            self._example(tokenizer, found, *one)
-            for record in records
-            for found in preflight.canonical(kind, record, self.preflight)
-            for one in singles(found)
-        )
-        self._examples = [example for example in kept if example]
-        self.preflight.settle(self.counts, "examples")
-        if not self._examples:
-            raise DataError(
-                f"{settings.data}: no {split} example fits into {self.seq_len} tokens "
-                f"({self.preflight.dropped()}); raise seq_len"
-            )
-        random.Random(0).shuffle(self._examples)
-        self._lent = [self._lend(tokenizer, i) for i in range(len(self._examples))]
+        super().__init__(settings, split, "unpaired")
+        paired = any("chosen" in record or "replies" in record for record in self._records)
+        read = self._canonical("pairs" if paired else "unpaired")
+        kept = (self._example(record, *one) for record in read for one in singles(record))
+        self._examples = self._settled(kept, "examples", "example fits into")
+        self._lent = [self._lend(i) for i in range(len(self._examples))]
         sizes = [(len(e.text[0]), len(lent[0])) for e, lent in zip(self._examples, self._lent, strict=True)]
         room = (self.seq_len, self.seq_len)
         self._rows = best_fit_sides(sizes, room) if settings.pack else [[i] for i in range(len(sizes))]
@@ -110,12 +81,12 @@ class Unpaired:
             sides |= lay_side(laid, f"{prefix}segments", fill, self.seq_len)
         return {**sides, "valid": torch.from_numpy(valid), "desirable": torch.from_numpy(desirable)}
 
-    def _example(self, tokenizer: Tokenizer, record, prompt, reply: str, desirable: bool) -> Example | None:
+    def _example(self, record, prompt, reply: str, desirable: bool) -> Example | None:
         self.counts["examples"] += 1
         flight = self.preflight
         if not flight.usable("pairs" if "chosen" in record else "unpaired", record):
             return None
-        text = render_reply(tokenizer, prompt, reply)
+        text = render_reply(self._tokenizer, prompt, reply)
         if not flight.rendered(record, text[0], learned(text[1])):
             return None
         if flight.found("too_long", record, len(text[0]) > self.seq_len):
@@ -125,7 +96,7 @@ class Unpaired:
         self.counts["labels"] += int((text[1] != IGNORED).sum())
         return Example(prompt, reply, desirable, text)
 
-    def _lend(self, tokenizer: Tokenizer, i: int) -> tuple[np.ndarray, np.ndarray]:
+    def _lend(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """(tokens, labels) of example i's prompt with the reply of one that follows and has another prompt.
 
         Without any that fits, nothing is lent: one token without a label, whose log-ratio is 0.
@@ -135,7 +106,7 @@ class Unpaired:
         others = (self._examples[(i + k) % n] for k in range(1, min(n, NEIGHBOURS)))
         strangers = (other for other in others if other.prompt != mine.prompt)
         for other, _ in zip(strangers, range(TRIES), strict=False):
-            text = render_reply(tokenizer, mine.prompt, other.reply)
+            text = render_reply(self._tokenizer, mine.prompt, other.reply)
             if len(text[0]) <= self.seq_len:
                 return text
         self.counts["without_lent_reply"] += 1

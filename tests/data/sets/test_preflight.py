@@ -43,7 +43,7 @@ TEMPLATES = {
     "template": template(opening="<|assistant|>Well: "),
     "double_bos": template(bos="{{ bos_token }}<s>"),
     "without_end": template(reply="{% generation %}{{ m.content }}{% endgeneration %}<|end|>"),
-    "without_reply": template(reply="{{ m.content }}<|end|>"),
+    "without_reply": template(reply="{% generation %}{% endgeneration %}{{ m.content }}<|end|>"),
 }
 """check -> a chat template that is wrong in just that."""
 
