@@ -80,9 +80,17 @@ def test_a_changed_lock_sets_up_again(clone):
 
 def test_tests_need_the_dev_extra_and_quickstart_is_a_pipeline(clone):
     assert clone("quickstart", "--quick").stdout == "ran -m llmkit run quickstart --quick\n"
-    assert clone("test", "-k", "word").stdout == "ran -m pytest -k word\n"
+    parallel = "--numprocesses logical --maxprocesses 8 --dist loadfile"
+    assert clone("test", "-k", "word").stdout == f"ran -m pytest {parallel} -k word\n"
     assert clone.pip_log.read_text().splitlines()[-1].endswith(f"-e {clone.folder}[dev]")
     assert "setting up" not in clone("quickstart").stderr
+
+
+def test_help_names_the_two_commands_that_are_no_verbs(clone):
+    asked = clone("--help")
+    assert asked.stdout == "ran -m llmkit --help\n"
+    assert "quickstart:" in asked.stderr
+    assert "test:" in asked.stderr
 
 
 def test_a_setup_that_fails_says_where_and_is_taken_up_again(clone, monkeypatch):
