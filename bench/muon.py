@@ -1,0 +1,79 @@
+"""Muon against AdamW: steps to a fixed held-out loss, on the tiny decoder and the quickstart's shards.
+
+    python bench/muon.py SHARDS [OUT]           prints a Markdown table; not run to its end yet: half an hour
+
+Both take the same grid of 5 learning rates x 2 weight decays, at one seed; the best cell of each (lowest
+final held-out loss) then runs at 3 fresh seeds. The rate is constant after its warm-up, so that a run does
+not depend on where it was meant to end. The target is the worst loss that AdamW's three end with, so that all reach
+it; steps are read off between evaluations. OUT keeps finished runs: the same command continues.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import llmkit
+
+LRS, DECAYS, SEEDS, STEPS, EVERY = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2), (0.0, 0.1), (11, 12, 13), 300, 20
+Curve = list[tuple[int, float]]
+
+
+def curve(folder: Path, shards: str, optimizer: str, lr: float, decay: float, seed: int) -> Curve:
+    """(step, held-out nats per token) of one run."""
+    out = folder / f"{optimizer}_{lr:g}_{decay:g}_{seed}"
+    settings = {
+        "data.shards": shards, "optim.name": optimizer, "optim.lr": lr, "optim.weight_decay": decay,
+        "run.seed": seed, "run.steps": STEPS, "run.eval_every": EVERY, "run.save_every": STEPS,
+        "schedule.name": "constant", "schedule.warmup_frac": 0.05, "parallel.compile": "off",
+    }  # fmt: skip
+    if not (out / "done.json").exists():
+        llmkit.train("pretrain/llama_tiny", settings, out=str(out))
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        found = [(row["step"], row["heldout/loss"]) for row in rows if "heldout/loss" in row]
+        (out / "done.json").write_text(json.dumps(found))
+    return [tuple(point) for point in json.loads((out / "done.json").read_text())]
+
+
+def reached(points: Curve, target: float) -> float:
+    """The step at which the loss first is `target`, between two evaluations linearly; inf if it never is."""
+    for (a, high), (b, low) in zip(points, points[1:], strict=False):
+        if low <= target < high:
+            return a + (b - a) * (high - target) / (high - low)
+    return float("inf")
+
+
+def main() -> None:
+    shards = sys.argv[1]
+    folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp())
+    best, grid = {}, {}
+    for optimizer in ("adamw", "muon"):
+        for lr in LRS:
+            for decay in DECAYS:
+                grid[optimizer, lr, decay] = curve(folder, shards, optimizer, lr, decay, 1)[-1][1]
+        best[optimizer] = min((cell for cell in grid if cell[0] == optimizer), key=lambda cell: grid[cell])
+    fresh = {name: [curve(folder, shards, *best[name], seed) for seed in SEEDS] for name in best}
+    target = max(points[-1][1] for points in fresh["adamw"])
+
+    print(f"Held-out nats per token after {STEPS} steps, seed 1\n")
+    print("| optimiser, decay | " + " | ".join(f"lr {lr:g}" for lr in LRS) + " |")
+    print("|---" * (len(LRS) + 1) + "|")
+    for optimizer in best:
+        for decay in DECAYS:
+            cells = " | ".join(f"{grid[optimizer, lr, decay]:.3f}" for lr in LRS)
+            print(f"| {optimizer}, {decay:g} | {cells} |")
+    print(f"\nThe best of each at seeds {SEEDS}; the target is {target:.3f} nats, AdamW's worst at the end\n")
+    print(
+        "| optimiser | lr, decay | final loss | steps to the target: mean, least, most |\n|---|---|---|---|"
+    )
+    for name, curves in fresh.items():
+        _, lr, decay = best[name]
+        ends = [points[-1][1] for points in curves]
+        steps = [reached(points, target) for points in curves]
+        print(f"| {name} | {lr:g}, {decay:g} | {statistics.mean(ends):.3f} ± {statistics.stdev(ends):.3f} | "
+              f"{statistics.mean(steps):.0f}, {min(steps):.0f}, {max(steps):.0f} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
