@@ -4,8 +4,8 @@
 
 Both take the same grid of 5 learning rates x 2 weight decays, at one seed; the best cell of each (lowest
 final held-out loss) then runs at 3 fresh seeds. The rate is constant after its warm-up, so that a run does
-not depend on where it was meant to end. The target is the worst loss that AdamW's three end with, so that all reach
-it; steps are read off between evaluations. OUT keeps finished runs: the same command continues.
+not depend on where it was meant to end. The target is the worst loss that AdamW's three end with, so that
+all reach it; steps are read off between evaluations. OUT keeps finished runs: the same command continues.
 """
 
 import json
