@@ -5,7 +5,9 @@ import zlib
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from llmkit.vision import noise
 
 
 def grid(images: Tensor, columns: int = 8, border: int = 2) -> np.ndarray:
@@ -39,6 +41,13 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 def sheet(images: Tensor, columns: int = 8) -> bytes:
     """A grid as PNG, small images enlarged so that about 64 pixels show each."""
     return png(grid(images, columns), max(1, 64 // images.shape[-1]))
+
+
+def samples(net: nn.Module, count: int, columns: int = 8) -> bytes:
+    """`count` images that `net` draws from the same noise every time; class by class if it knows classes."""
+    device = next(net.parameters()).device
+    label = torch.arange(count, device=device) % (net.settings.classes or 1)
+    return sheet(net.sample(noise.keys(0, count, device), label), columns)
 
 
 def pairs(images: Tensor, others: Tensor) -> Tensor:

@@ -5,19 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.objectives.rl.trl import away
 from tests.parity import trl
 
 STORED = json.loads(Path(__file__).with_name("trl.json").read_text())
 
 
 def distance(case: dict, name: str) -> tuple[float, float]:
-    """How far the loss is from TRL's, and the gradient, over the norm of TRL's."""
-    found, stored = trl.ours(case), STORED[name]
-    assert found.keys() == stored.keys()
-    parameters = [key for key in stored if key != "loss"]
-    norm = sum(stored[key][0] ** 2 for key in parameters) ** 0.5
-    off = max(abs(a - b) for key in parameters for a, b in zip(found[key], stored[key], strict=True))
-    return abs(found["loss"] - stored["loss"]), off / norm
+    return away(trl.ours(case), STORED[name])
 
 
 @pytest.mark.parametrize("name", trl.CASES)

@@ -4,24 +4,18 @@ tokens    [CLS] a a a [SEP] [CLS] b b [SEP] .        starts  0 5      label  2 0
 segments     1  1 1 1   1     2   2 2   2   0        ends    4 8      valid  1 1
 """
 
-import random
-from collections import Counter
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from llmkit import manifest
 from llmkit.config import Section
 from llmkit.data import shapes
-from llmkit.data.pack import best_fit, lay_side
+from llmkit.data.pack import lay_side
 from llmkit.data.sets import task_records
-from llmkit.errors import DataError
 from llmkit.registry import register
 from llmkit.tokenizer import frame
-from llmkit.tokenizer.vocabulary import Tokenizer
 
 KINDS: tuple[shapes.Kind, ...] = ("labelled", "questions")
 """What it reads."""
@@ -37,7 +31,7 @@ class Text(NamedTuple):
 
 
 @register("dataset", "labelled")
-class Labelled:
+class Labelled(task_records.TaskRows):
     """Rows of packed texts. `counts` says what became of the records; `labels` names the labels in order."""
 
     class Settings(Section):
@@ -58,30 +52,14 @@ class Labelled:
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 64}
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
-        self.settings, self._split = settings, split
-        self.seq_len = settings.seq_len
-        self.tokenizer_dir = Path(settings.tokenizer)
-        tokenizer = Tokenizer.load(self.tokenizer_dir)
-        self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
-        kind, records = task_records.read(settings.data, split, KINDS)
+        super().__init__(settings, split, KINDS)
         self.labels = task_records.known_labels(settings.data, settings.labels, KINDS, labels_of)
-        self.several = any(isinstance(record.get("label"), list) for record in records)
-        parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
-        self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack, self.labels])
-        self.counts: Counter = Counter()
-        kept = task_records.apart(settings.data, split, kind, records, settings.overlap, self.counts)
-        self.texts = self._read(list(kept), tokenizer)
-        if not self.texts:
-            raise DataError(f"{settings.data}: holds no {split} text that is of use; collect more")
-        random.Random(0).shuffle(self.texts)
-        lengths = [len(text.tokens) for text in self.texts]
-        self.rows = best_fit(lengths, self.seq_len) if settings.pack else [[i] for i in range(len(lengths))]
-        """Which texts share a row."""
+        self.several = any(isinstance(record.get("label"), list) for record in self._records)
+        self.fingerprint = self._print(settings.seq_len, settings.pack, self.labels)
+        without = f"holds no {split} text that is of use; collect more"
+        self.texts = self._shuffled(self._read(self._kept()), without)
+        self.rows = self._packed([len(text.tokens) for text in self.texts])
         self._texts_per_row = max(map(len, self.rows))
-        self.counts["rows"] = len(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def batch(self, rows: list[tuple[int, int]]) -> dict[str, Any]:
         """tokens, segments (B, T); starts, ends, valid, label (B, P). P: the most texts of a row.
@@ -105,8 +83,9 @@ class Labelled:
         out = lay_side(sides, "segments", {"tokens": self._pad}, self.seq_len)
         return out | {key: torch.from_numpy(value) for key, value in extra.items()}
 
-    def _read(self, records: list[dict], tokenizer: Tokenizer) -> list[Text]:
+    def _read(self, records: list[dict]) -> list[Text]:
         """The records that have text, framed; long ones lose their end."""
+        tokenizer = self._tokenizer
         around, numbers = frame.of(tokenizer), {label: i for i, label in enumerate(self.labels)}
         out, sides = [], [texts_of(record) for record in records]
         ids = iter(tokenizer.encode_all([text for texts in sides for text in texts]))

@@ -7,19 +7,15 @@ A passage that is too long is read in windows that overlap. Training keeps the f
 answer; an evaluation reads all of them. Only positions of the passage may be chosen.
 """
 
-import random
-from collections import Counter
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from llmkit import manifest
 from llmkit.config import Section
 from llmkit.data import shapes
-from llmkit.data.pack import best_fit, lay_side
+from llmkit.data.pack import lay_side
 from llmkit.data.sets import task_records
 from llmkit.errors import DataError
 from llmkit.registry import register
@@ -44,7 +40,7 @@ class Window(NamedTuple):
 
 
 @register("dataset", "spans")
-class Spans:
+class Spans(task_records.TaskRows):
     """Rows of packed windows. `counts` says what became of the records."""
 
     class Settings(Section):
@@ -62,38 +58,21 @@ class Spans:
         self, settings: Settings, split: Literal["train", "heldout"], seed: int, every: bool = False
     ):
         """`every`: all windows of each question, those without the answer too, as an evaluation reads."""
-        self.settings, self._split, self._every = settings, split, every
-        self.seq_len = settings.seq_len
-        self.tokenizer_dir = Path(settings.tokenizer)
-        tokenizer = Tokenizer.load(self.tokenizer_dir)
-        self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
-        self._frame, self._tokenizer = frame.of(tokenizer), tokenizer
+        super().__init__(settings, split, KINDS)
+        self._every, self._frame = every, frame.of(self._tokenizer)
         most = settings.seq_len - settings.question_len - self._frame.size(2)
         if settings.stride >= most:
             raise DataError(
                 f"data.stride: {settings.stride} is not below the {most} pieces of a window; lower it, or "
                 "raise data.seq_len"
             )
-        kind, records = task_records.read(settings.data, split, KINDS)
-        parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
         layout = settings.model_dump(mode="json", exclude={"data", "tokenizer", "overlap"})
-        self.fingerprint = manifest.digest([*parents, layout])
-        self.counts: Counter = Counter()
-        kept = task_records.apart(settings.data, split, kind, records, settings.overlap, self.counts)
-        self.texts = [window for record in kept for window in self._windows(record)]
-        if not self.texts:
-            raise DataError(
-                f"{settings.data}: no {split} answer stands in its passage word for word; collect others"
-            )
-        random.Random(0).shuffle(self.texts)
-        lengths = [len(window.tokens) for window in self.texts]
-        self.rows = best_fit(lengths, self.seq_len) if settings.pack else [[i] for i in range(len(lengths))]
-        """Which windows share a row."""
+        self.fingerprint = self._print(layout)
+        windows = [window for record in self._kept() for window in self._windows(record)]
+        without = f"no {split} answer stands in its passage word for word; collect others"
+        self.texts = self._shuffled(windows, without)
+        self.rows = self._packed([len(window.tokens) for window in self.texts])
         self._per_row = max(map(len, self.rows))
-        self.counts["rows"] = len(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def batch(self, rows: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """tokens, segments, passage (B, T); answer (B, P, 2), places in the row; valid (B, P)."""

@@ -1,22 +1,17 @@
 """Sentences whose words have tags: a tag stands at the first piece of its word, other pieces have none."""
 
-import random
-from collections import Counter
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from llmkit import manifest
 from llmkit.config import Section
-from llmkit.data.pack import IGNORED, best_fit, lay
+from llmkit.data.pack import IGNORED, lay
 from llmkit.data.sets import task_records
 from llmkit.errors import DataError
 from llmkit.registry import register
 from llmkit.tokenizer import frame
-from llmkit.tokenizer.vocabulary import Tokenizer
 
 
 class Sentence(NamedTuple):
@@ -31,7 +26,7 @@ class Sentence(NamedTuple):
 
 
 @register("dataset", "tagged")
-class Tagged:
+class Tagged(task_records.TaskRows):
     """Rows of packed sentences. `counts` says what became of the records; `labels` names the tags."""
 
     class Settings(Section):
@@ -49,39 +44,22 @@ class Tagged:
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 64}
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
-        self.settings, self._split = settings, split
-        self.seq_len = settings.seq_len
-        self.tokenizer_dir = Path(settings.tokenizer)
-        tokenizer = Tokenizer.load(self.tokenizer_dir)
-        self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
-        kind, records = task_records.read(settings.data, split, ("tagged",))
+        super().__init__(settings, split, ("tagged",))
         self.labels = task_records.known_labels(
             settings.data, settings.labels, ("tagged",), lambda record: record["tags"]
         )
-        parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
-        self.fingerprint = manifest.digest([*parents, settings.seq_len, settings.pack, self.labels])
-        self.counts: Counter = Counter()
-        kept = task_records.apart(settings.data, split, kind, records, settings.overlap, self.counts)
-        self.texts = self._read(list(kept), tokenizer)
-        if not self.texts:
-            raise DataError(
-                f"{settings.data}: no {split} word fits into {self.seq_len} tokens; raise seq_len"
-            )
-        random.Random(0).shuffle(self.texts)
-        lengths = [len(sentence.tokens) for sentence in self.texts]
-        self.rows = best_fit(lengths, self.seq_len) if settings.pack else [[i] for i in range(len(lengths))]
-        """Which sentences share a row."""
-        self.counts["rows"] = len(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
+        self.fingerprint = self._print(settings.seq_len, settings.pack, self.labels)
+        without = f"no {split} word fits into {self.seq_len} tokens; raise seq_len"
+        self.texts = self._shuffled(self._read(self._kept()), without)
+        self.rows = self._packed([len(sentence.tokens) for sentence in self.texts])
 
     def batch(self, rows: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """tokens, segments, labels (B, T)."""
         laid = [[self.texts[i][1:3] for i in self.rows[row]] for _, row in rows]
         return lay(laid, self.seq_len, self._pad)
 
-    def _read(self, records: list[dict], tokenizer: Tokenizer) -> list[Sentence]:
+    def _read(self, records: list[dict]) -> list[Sentence]:
+        tokenizer = self._tokenizer
         around, numbers = frame.of(tokenizer), {label: i for i, label in enumerate(self.labels)}
         room, out = self.seq_len - around.size(1), []
         every = [word for record in records for word in written(record["tokens"])]

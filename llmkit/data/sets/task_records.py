@@ -1,19 +1,66 @@
 """Records of tasks with labels: read, checked for what they need, and kept apart from what is trained on."""
 
+import random
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
+from llmkit import manifest
 from llmkit.data import shapes
 from llmkit.data.dedup import normal
+from llmkit.data.pack import best_fit
 from llmkit.data.sets.chats import read_records
 from llmkit.errors import DataError
+from llmkit.tokenizer.vocabulary import Tokenizer
 
 Overlap = Literal["fail", "drop", "keep"]
 OVERLAP = (
     "held-out records whose text is trained on too: fail ends the run, drop leaves them out of the "
     "evaluation, keep does not look"
 )
+
+
+class TaskRows:
+    """What the data sets of tasks share. `settings` have data, tokenizer, seq_len, overlap and pack."""
+
+    rows: list[list[int]]
+    """Which items share a row."""
+
+    def __init__(self, settings, split: str, kinds: tuple[shapes.Kind, ...]):
+        self.settings, self._split, self.seq_len = settings, split, settings.seq_len
+        self.tokenizer_dir = Path(settings.tokenizer)
+        self._tokenizer = Tokenizer.load(self.tokenizer_dir)
+        self.vocab_size, self._pad = self._tokenizer.vocab_size, self._tokenizer.pad
+        self.counts: Counter = Counter()
+        self._kind, self._records = read(settings.data, split, kinds)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _print(self, *layout: Any) -> str:
+        """The fingerprint of data, tokenizer and `layout`."""
+        data = manifest.fingerprint(Path(self.settings.data))
+        return manifest.digest([data, self._tokenizer.fingerprint, *layout])
+
+    def _kept(self) -> list[dict[str, Any]]:
+        """The records, held-out ones apart from those that are trained on; they are not held any longer."""
+        s, records = self.settings, self._records
+        del self._records
+        return list(apart(s.data, self._split, self._kind, records, s.overlap, self.counts))
+
+    def _shuffled(self, items: list, without: str) -> list:
+        """`items` in an order of their own. DataError `without` any."""
+        if not items:
+            raise DataError(f"{self.settings.data}: {without}")
+        random.Random(0).shuffle(items)
+        return items
+
+    def _packed(self, lengths: list[int]) -> list[list[int]]:
+        """Rows of the items of these lengths, one each if nothing is packed; counted."""
+        rows = best_fit(lengths, self.seq_len) if self.settings.pack else [[i] for i in range(len(lengths))]
+        self.counts["rows"] = len(rows)
+        return rows
 
 
 def read(folder: str, split: str, kinds: tuple[shapes.Kind, ...]) -> tuple[shapes.Kind, list[dict[str, Any]]]:

@@ -1,15 +1,11 @@
 """Pairs of a text and what is to be written for it, for an encoder-decoder or a decoder, packed into rows."""
 
-import random
-from collections import Counter
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from llmkit import manifest
 from llmkit.config import Section
 from llmkit.data import shapes
 from llmkit.data.pack import IGNORED, best_fit_sides, lay_side, shifted
@@ -17,14 +13,13 @@ from llmkit.data.sets import task_records
 from llmkit.errors import DataError
 from llmkit.registry import register
 from llmkit.tokenizer import special
-from llmkit.tokenizer.vocabulary import Tokenizer
 
 KINDS: tuple[shapes.Kind, ...] = ("text_pairs", "questions")
 """What it reads."""
 
 
 @register("dataset", "text_pairs")
-class TextPairs:
+class TextPairs(task_records.TaskRows):
     """Rows of packed pairs; a pair is never split over two rows. `counts` says what became of the records."""
 
     class Settings(Section):
@@ -53,37 +48,25 @@ class TextPairs:
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 64}
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
-        self.settings, self._split = settings, split
-        self.seq_len, two = settings.seq_len, settings.net == "encdec"
+        super().__init__(settings, split, KINDS)
+        two = settings.net == "encdec"
         self._target_len = settings.target_len or (self.seq_len if two else self.seq_len // 2)
         if not two and self._target_len > self.seq_len - 3:
             raise DataError(f"data.target_len: {self._target_len} leaves no room in seq_len={self.seq_len}")
-        self.tokenizer_dir = Path(settings.tokenizer)
-        tokenizer = Tokenizer.load(self.tokenizer_dir)
-        self.vocab_size, self._pad = tokenizer.vocab_size, tokenizer.pad
         self.start = settings.start if two else None
-        kind, records = task_records.read(settings.data, split, KINDS)
-        parents = [manifest.fingerprint(Path(settings.data)), tokenizer.fingerprint]
         layout = settings.model_dump(mode="json", exclude={"data", "tokenizer", "overlap"})
-        self.fingerprint = manifest.digest([*parents, layout])
-        self.counts: Counter = Counter()
-        kept = task_records.apart(settings.data, split, kind, records, settings.overlap, self.counts)
-        self._items = self._read(list(kept), tokenizer)
-        if not self._items:
-            raise DataError(f"{settings.data}: no {split} pair fits; raise data.seq_len or data.target_len")
-        random.Random(0).shuffle(self._items)
+        self.fingerprint = self._print(layout)
+        without = f"no {split} pair fits; raise data.seq_len or data.target_len"
+        self._items = self._shuffled(self._read(self._kept()), without)
         sides = ("source", "tokens") if two else ("tokens",)
         sizes = [tuple(len(item[side]) for side in sides) for item in self._items]
         capacity = (self.seq_len, max(self._target_len, 1)) if two else (self.seq_len,)
-        self._rows = best_fit_sides(sizes, capacity) if settings.pack else [[i] for i in range(len(sizes))]
-        self.counts["rows"] = len(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        self.rows = best_fit_sides(sizes, capacity) if settings.pack else [[i] for i in range(len(sizes))]
+        self.counts["rows"] = len(self.rows)
 
     def batch(self, rows: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """tokens, segments, labels (B, T); of two sides also source, source_segments (B, S)."""
-        laid = [[self._items[i] for i in self._rows[row]] for _, row in rows]
+        laid = [[self._items[i] for i in self.rows[row]] for _, row in rows]
         two = self.settings.net == "encdec"
         fill = {"tokens": self._pad, "labels": IGNORED}
         out = lay_side(laid, "segments", fill, self._target_len if two else self.seq_len)
@@ -91,7 +74,8 @@ class TextPairs:
             out |= lay_side(laid, "source_segments", {"source": self._pad}, self.seq_len)
         return out
 
-    def _read(self, records: list[dict], tokenizer: Tokenizer) -> list[dict[str, np.ndarray]]:
+    def _read(self, records: list[dict]) -> list[dict[str, np.ndarray]]:
+        tokenizer = self._tokenizer
         texts = [side for record in records for side in sides_of(record)]
         ids, out = iter(tokenizer.encode_all(texts)), []
         bos, eos = tokenizer.bos, special.marker(tokenizer, "eos", "data")

@@ -182,10 +182,7 @@ class GanObjective(Objective):
 
     def show(self, nets):
         """The same noise every time; class by class if the model knows classes."""
-        g = nets["g"]
-        device = next(g.parameters()).device
-        label = torch.arange(SHOWN, device=device) % (g.settings.classes or 1)
-        return {"samples.png": gallery.sheet(g.sample(noise.keys(0, SHOWN, device), label))}
+        return {"samples.png": gallery.samples(nets["g"], SHOWN)}
 
 
 def real(batch) -> Tensor:

@@ -2,14 +2,13 @@
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 
 from llmkit.config import Section
 from llmkit.objectives.phase import Objective, Phase
 from llmkit.objectives.vision import comparison
 from llmkit.registry import register
-from llmkit.vision import gallery, likelihood, noise
+from llmkit.vision import gallery, likelihood
 
 SHOWN = 16
 """Images in a grid: each pixel takes a forward."""
@@ -54,7 +53,4 @@ class PixelObjective(Objective):
 
     def show(self, nets):
         """Samples, class by class if the model knows classes."""
-        net = nets["model"]
-        device = next(net.parameters()).device
-        label = torch.arange(SHOWN, device=device) % (net.settings.classes or 1)
-        return {"samples.png": gallery.sheet(net.sample(noise.keys(0, SHOWN, device), label), 4)}
+        return {"samples.png": gallery.samples(nets["model"], SHOWN, 4)}

@@ -135,10 +135,7 @@ class VaeObjective(Objective):
 
     def show(self, nets):
         """Samples, by class if the model knows any, and held-out images beside their reconstructions."""
-        net = nets["model"]
-        device = next(net.parameters()).device
-        label = torch.arange(SHOWN, device=device) % (net.settings.classes or 1)
-        files = {"samples.png": gallery.sheet(net.sample(noise.keys(0, SHOWN, device), label))}
+        files = {"samples.png": gallery.samples(nets["model"], SHOWN)}
         if self.watched is not None:
             files["reconstructions.png"] = gallery.sheet(self.watched)
             self.watched = None

@@ -112,10 +112,7 @@ class VaeGanObjective(Objective):
 
     def show(self, nets):
         """Samples, by class if the model knows any, and held-out images beside their reconstructions."""
-        g = nets["g"]
-        device = next(g.parameters()).device
-        label = torch.arange(SHOWN, device=device) % (g.settings.classes or 1)
-        files = {"samples.png": gallery.sheet(g.sample(noise.keys(0, SHOWN, device), label))}
+        files = {"samples.png": gallery.samples(nets["g"], SHOWN)}
         if self.watched is not None:
             files["reconstructions.png"] = gallery.sheet(self.watched)
             self.watched = None

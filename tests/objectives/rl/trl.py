@@ -73,6 +73,15 @@ def numbers(loss, named) -> dict:
     return out
 
 
+def away(found: dict, stored: dict) -> tuple[float, float]:
+    """How far a loss is from the stored one, and its gradient, over the norm of the stored one."""
+    assert found.keys() == stored.keys()
+    parameters = [key for key in stored if key != "loss"]
+    norm = sum(stored[key][0] ** 2 for key in parameters) ** 0.5
+    off = max(abs(a - b) for key in parameters for a, b in zip(found[key], stored[key], strict=True))
+    return abs(found["loss"] - stored["loss"]), off / norm
+
+
 def ours(case: dict) -> dict:
     settings = {"name": "grpo", "samples": 3, "max_new": LONGEST, "rewards": [{"name": "exact"}], **case}
     objective, policy, rows = Grpo(Grpo.Settings.model_validate(settings)), net(), given()
