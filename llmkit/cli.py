@@ -187,12 +187,9 @@ def evaluate(
 ):
     """Evaluate a model with a suite of metrics."""
     from llmkit import verbs
-    from llmkit.errors import CheckpointError
+    from llmkit.opened import directory
 
-    if not Path(ckpt).exists():
-        raise CheckpointError(
-            f"{ckpt}: there is no such directory; give a run, a checkpoint or a HF directory"
-        )
+    directory(ckpt)  # before the suite's own settings: what is missing is most likely this
     values = {**assignments(overrides or []), "ckpt": ckpt}
     verbs.perform("eval", suite, values | ({"out": out} if out else {}), options)
 

@@ -50,11 +50,7 @@ def resolve(ckpt: str | Path) -> Path:
 
     CheckpointError if there is none there, in one line.
     """
-    path = Path(ckpt).expanduser()
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{ckpt}: there is no such directory; give a run, a checkpoint or a HF directory"
-        )
+    path = directory(ckpt)
     if (path / "checkpoints").is_dir():
         return _of_run(path)
     if (path / "index.json").is_file() or (path / "config.json").is_file():
@@ -62,6 +58,16 @@ def resolve(ckpt: str | Path) -> Path:
     raise CheckpointError(
         f"{ckpt}: is no run, checkpoint or Hugging Face directory; look one level up or down"
     )
+
+
+def directory(ckpt: str | Path) -> Path:
+    """The directory that `ckpt` names, whatever it holds. CheckpointError if there is none."""
+    path = Path(ckpt).expanduser()
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{ckpt}: there is no such directory; give a run, a checkpoint or a HF directory"
+        )
+    return path
 
 
 def _of_run(run: Path) -> Path:
