@@ -59,16 +59,16 @@ class Backend:
         return [{key: move(value) for key, value in batch.items()} for batch in group]
 
     def total(self, numbers: Numbers) -> Numbers:
-        """Sums over ranks, as 0-d float64 tensors on the device: no host waits for them."""
+        """Sums over ranks, as float64 tensors of the same shapes on the device: no host waits for them."""
         if not numbers:
             return {}
         keys = sorted(numbers)
-        flat = torch.stack(
-            [torch.as_tensor(numbers[k], dtype=torch.float64, device=self.device) for k in keys]
-        )
+        mine = [torch.as_tensor(numbers[k], dtype=torch.float64, device=self.device) for k in keys]
+        flat = torch.cat([number.reshape(-1) for number in mine])
         if self.world > 1:
             torch.distributed.all_reduce(flat)
-        return dict(zip(keys, flat.unbind(), strict=True))
+        parts = flat.split([number.numel() for number in mine])
+        return {k: part.view(number.shape) for k, part, number in zip(keys, parts, mine, strict=True)}
 
     def begin(self, phase: Phase, key: int, factor: float) -> None:
         """Start an update: learning rates times `factor`, dropout seeded by (key, rank, micro-batch)."""

@@ -67,6 +67,7 @@ class Meter:
         return group
 
     def add(self, phase, seen: Numbers, outcome: Applied) -> None:
+        seen = {name: value for name, value in seen.items() if not getattr(value, "ndim", 0)}
         self._seen[phase.name] = add([self._seen.get(phase.name, {}), seen])
         self._norms.append(outcome.grad_norm)
 

@@ -22,7 +22,8 @@ Batch = dict[str, Any]
 """Tensors by name, rows first. A batch without rows carries one row of padding, so every rank runs it."""
 
 Numbers = dict[str, Any]
-"""Sums by name: Python numbers, or 0-d tensors on the batch's device (read only when something is logged)."""
+"""Sums by name: Python numbers, or tensors on the batch's device; 0-d ones are read when something is logged,
+what has dimensions is for `after` alone."""
 
 
 @dataclass(frozen=True)

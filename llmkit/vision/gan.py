@@ -2,8 +2,9 @@
 
     z, label ─► g ─► image in [-1, 1] ─► d ─► one score        a model of two nets: parts g and d
 
-The class enters g beside z as an embedding and d as a projection (Miyato & Koyama 2018, eq. 3): the score
-gains the inner product of an embedding of the label and the last features. GroupNorm, and no norm in d,
+The class enters g beside z as an embedding, or as scale and shift of every norm (`class_in`), and d as a
+projection (Miyato & Koyama 2018, eq. 3): the score gains the inner product of an embedding of the label and
+the last features. GroupNorm, and no norm in d,
 keep a loss free of batch statistics; `norm: batch` is DCGAN's own and costs that.
 """
 
@@ -34,6 +35,9 @@ class Settings(Section):
     )
     spectral: bool = Field(False, description="spectral normalisation of d's weights")
     conditional: bool = Field(False, description="tell both nets the class")
+    class_in: Literal["input", "norm"] = Field(
+        "input", description="g is told it by an embedding beside z, or by scale and shift of every norm"
+    )
     size: int | None = Field(None, gt=0, description="height and width; default: the data's")
     channels: int | None = Field(None, gt=0, description="1 or 3; default: the data's")
     classes: int | None = Field(None, ge=0, description="number of classes; default: the data's")
@@ -60,10 +64,38 @@ def plain(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def normed(kind: str, channels: int) -> nn.Module:
+def normed(kind: str, channels: int, affine: bool = True) -> nn.Module:
     if kind == "batch":
-        return nn.BatchNorm2d(channels)
-    return nn.GroupNorm(groups(channels), channels) if kind == "group" else nn.Identity()
+        return nn.BatchNorm2d(channels, affine=affine)
+    return nn.GroupNorm(groups(channels), channels, affine=affine) if kind == "group" else nn.Identity()
+
+
+class ClassNorm(nn.Module):
+    """A norm whose scale and shift are the class's own (de Vries et al. 2017)."""
+
+    def __init__(self, kind: str, channels: int, classes: int):
+        super().__init__()
+        self.norm = normed(kind, channels, affine=False)
+        self.scale = nn.Parameter(torch.empty(classes, channels))
+        self.shift = nn.Parameter(torch.empty(classes, channels))
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        """(B, D, Y, X), (B,) -> (B, D, Y, X)"""
+        return self.norm(x) * self.scale[label][:, :, None, None] + self.shift[label][:, :, None, None]
+
+
+def norm_of(s: Settings, channels: int) -> nn.Module:
+    """A norm of g. ConfigError if the class is to enter by a norm that is none."""
+    if not labels(s) or s.class_in == "input":
+        return normed(s.norm, channels)
+    if s.norm == "none":
+        raise ConfigError("model.class_in: norm needs one; set model.norm=group, or class_in=input")
+    return ClassNorm(s.norm, channels, labels(s))
+
+
+def applied(norm: nn.Module, x: Tensor, label: Tensor | None) -> Tensor:
+    """The norm of x, which may be told the class."""
+    return norm(x, label) if isinstance(norm, ClassNorm) else norm(x)
 
 
 # ---- generators --------------------------------------------------------------------------------------------
@@ -75,20 +107,23 @@ class Generator(nn.Module):
     def __init__(self, s: Settings):
         super().__init__()
         self.settings = s
-        classes = labels(s)
-        self.embed = nn.Embedding(classes, s.latent_dim) if classes else None
+        beside = labels(s) if s.class_in == "input" else 0
+        self.embed = nn.Embedding(beside, s.latent_dim) if beside else None
         body = {"mlp": MlpGenerator, "dcgan": DeconvGenerator, "resnet": ResGenerator}[s.net]
-        self.body = body(s, s.latent_dim * (2 if classes else 1))
+        self.body = body(s, s.latent_dim * (2 if beside else 1))
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
-        """Fill one parameter: DCGAN's N(0, 0.02), else by fan in."""
+        """Fill one parameter: DCGAN's N(0, 0.02), else by fan in; norms begin without a class."""
+        if name.endswith((".scale", ".shift")):
+            nn.init.constant_(p, float(name.endswith("scale")))
+            return
         fill(name, p, generator, 0.02 if self.settings.net == "dcgan" else None)
 
     def forward(self, z: Tensor, label: Tensor | None = None, key: Tensor | None = None) -> Tensor:
         """z (B, L), label (B,) -> (B, C, Y, X) in [-1, 1]. `key` is for nets that draw more noise than z."""
         if self.embed is not None:
             z = torch.cat([z, self.embed(label)], 1)
-        return self.body(z).tanh()
+        return self.body(z, label).tanh()
 
     @torch.no_grad()
     def sample(self, key: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
@@ -104,8 +139,10 @@ class MlpGenerator(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
         self.last = nn.Linear(s.width, s.channels * s.size**2)
         self.shape = (s.channels, s.size, s.size)
+        if labels(s) and s.class_in == "norm":
+            raise ConfigError("model.class_in: net mlp has no norms; set class_in=input, or another net")
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
         for layer in self.hidden:
             z = F.leaky_relu(layer(z), 0.2)
         return self.last(z).view(-1, *self.shape)
@@ -119,14 +156,14 @@ class DeconvGenerator(nn.Module):
         wide = [s.width * 2**i for i in reversed(range(s.layers))]
         self.start = (wide[0], smallest(s), smallest(s))
         self.first = nn.Linear(inputs, wide[0] * smallest(s) ** 2)
-        self.norms = nn.ModuleList(normed(s.norm, c) for c in wide)
+        self.norms = nn.ModuleList(norm_of(s, c) for c in wide)
         maps = [*wide, s.channels]
         self.convs = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in zip(maps, maps[1:]))
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
         x = self.first(z).view(-1, *self.start)
         for norm, conv in zip(self.norms, self.convs):
-            x = conv(F.relu(norm(x)))
+            x = conv(F.relu(applied(norm, x, label)))
         return x
 
 
@@ -137,28 +174,29 @@ class ResGenerator(nn.Module):
         super().__init__()
         self.start = (s.width, smallest(s), smallest(s))
         self.first = nn.Linear(inputs, s.width * smallest(s) ** 2)
-        self.blocks = nn.ModuleList(UpBlock(s.width, s.norm) for _ in range(s.layers))
-        self.norm = normed(s.norm, s.width)
+        self.blocks = nn.ModuleList(UpBlock(s) for _ in range(s.layers))
+        self.norm = norm_of(s, s.width)
         self.last = nn.Conv2d(s.width, s.channels, 3, 1, 1)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
         x = self.first(z).view(-1, *self.start)
         for block in self.blocks:
-            x = block(x)
-        return self.last(F.relu(self.norm(x)))
+            x = block(x, label)
+        return self.last(F.relu(applied(self.norm, x, label)))
 
 
 class UpBlock(nn.Module):
-    def __init__(self, width: int, norm: str):
+    def __init__(self, s: Settings):
         super().__init__()
-        self.norm1, self.norm2 = normed(norm, width), normed(norm, width)
+        width = s.width
+        self.norm1, self.norm2 = norm_of(s, width), norm_of(s, width)
         self.conv1, self.conv2 = (nn.Conv2d(width, width, 3, 1, 1) for _ in range(2))
         self.skip = nn.Conv2d(width, width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
         """(B, D, Y, X) -> (B, D, 2Y, 2X)"""
-        h = self.conv1(F.interpolate(F.relu(self.norm1(x)), scale_factor=2))
-        h = self.conv2(F.relu(self.norm2(h)))
+        h = self.conv1(F.interpolate(F.relu(applied(self.norm1, x, label)), scale_factor=2))
+        h = self.conv2(F.relu(applied(self.norm2, h, label)))
         return h + self.skip(F.interpolate(x, scale_factor=2))
 
 

@@ -2,7 +2,9 @@
 
     x ─► encoder ─► z (B, D, Y', X') ─► nearest of K codes ─► decoder ─► the likelihood's numbers
 
-The gradient of the decoder passes the choice of the code straight through to the encoder.
+The gradient of the decoder passes the choice of the code straight through to the encoder. Codes learn by
+gradient, or are moving averages of the vectors that choose them (`Averaged`), of which an optimiser knows
+nothing.
 """
 
 from typing import Any, ClassVar, Literal
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from llmkit.config import Section
 from llmkit.errors import ConfigError
 from llmkit.registry import register
-from llmkit.vision import likelihood
+from llmkit.vision import likelihood, noise
 from llmkit.vision.layers import fill
 from llmkit.vision.likelihood import Likelihood
 
@@ -38,6 +40,86 @@ def coded(z: Tensor, codebook: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], T
     return (z, code, chosen), z + (code - z).detach()
 
 
+class Averaged(nn.Module):
+    """A codebook of moving averages (van den Oord et al. 2017, eq. 6 to 8), with restarts of dead codes.
+
+    `vectors` (K, D) are `sums` (K, D) over `uses` (K,): averages of what a step's z that choose a code sum to
+    and of how many they are. Buffers: they are saved, and every rank holds the same.
+    """
+
+    def __init__(self, codes: int, code_dim: int):
+        super().__init__()
+        self.register_buffer("vectors", torch.empty(codes, code_dim))
+        self.register_buffer("sums", torch.empty(codes, code_dim))
+        self.register_buffer("uses", torch.empty(codes))
+        self.reset_running_stats()
+
+    def reset_running_stats(self) -> None:
+        """Codes on the scale of what an encoder puts out, each as if it were used once."""
+        if not self.uses.is_meta:
+            codes, dim = self.vectors.shape
+            drawn = noise.normal(noise.keys(0, codes), "codebook", (dim,)) / dim**0.5
+            self.vectors.copy_(drawn)
+            self.sums.copy_(drawn)
+            nn.init.ones_(self.uses)
+
+    def tally(
+        self, z: Tensor, chosen: Tensor, key: Tensor, valid: Tensor, places: Tensor
+    ) -> dict[str, Tensor]:
+        """What a step has to sum over its images before `absorb`: of z (B, Y', X', D), coded as `chosen`.
+
+        `places` is how many vectors z the step has in all, so that each code gets a Poisson(1) number of
+        them offered: which ones is a function of the images' keys.
+        """
+        codes = len(self.uses)
+        lot = (noise.bits(key, "offered", z.shape[1:3]) >> 1) & ((1 << 62) - 1)
+        to = lot % places.long().clamp(min=codes)
+        counted = valid[:, None, None].expand_as(chosen)
+        z = z.detach()
+        return {
+            "uses": into(codes, chosen, counted, z.new_ones(z.shape[:3])),
+            "sums": into(codes, chosen, counted, z),
+            "offers": into(codes, to, counted & (to < codes), z.new_ones(z.shape[:3])),
+            "offered": into(codes, to, counted & (to < codes), z),
+        }
+
+    @torch.no_grad()
+    def absorb(self, seen: dict[str, Tensor], decay: float, restart: float) -> None:
+        """One step of the averages, given the sums of `tally` over all images of the step.
+
+        A code with fewer than `restart` uses a step on average becomes the vector that it was offered, if
+        that was exactly one: the choice of a random z that sums alone can make. ConfigError in bf16.
+        """
+        if self.uses.dtype != torch.float32:
+            raise ConfigError("parallel.weights: bf16 would round averaged codebooks away; set it to fp32")
+        self.uses.lerp_(seen["uses"].to(self.uses), 1 - decay)
+        self.sums.lerp_(seen["sums"].to(self.sums), 1 - decay)
+        reborn = (self.uses < restart) & (seen["offers"].to(self.uses) == 1)
+        self.uses.masked_fill_(reborn, restart)
+        self.sums.copy_(torch.where(reborn[:, None], restart * seen["offered"].to(self.sums), self.sums))
+        known = self.uses[:, None] > 1e-6  # a code that is never used stays where it is
+        self.vectors.copy_(torch.where(known, self.sums / self.uses[:, None].clamp(min=1e-6), self.vectors))
+
+
+def into(codes: int, where: Tensor, counted: Tensor, values: Tensor) -> Tensor:
+    """Sum `values` (B, Y', X', ...) into the rows of a (codes, ...) table that `where` says, if `counted`."""
+    rows = torch.where(counted, where, codes).flatten()
+    table = values.new_zeros(codes + 1, *values.shape[3:])
+    return table.index_add_(0, rows, values.flatten(0, 2))[:codes]
+
+
+def book(s: Any) -> nn.Parameter | Averaged:
+    """An empty codebook of the kind that the settings ask for."""
+    if s.codebooks == "average":
+        return Averaged(s.codes, s.code_dim)
+    return nn.Parameter(torch.empty(s.codes, s.code_dim))
+
+
+def vectors(codebook: nn.Parameter | Averaged) -> Tensor:
+    """The codes (K, D) of either kind."""
+    return codebook.vectors if isinstance(codebook, Averaged) else codebook
+
+
 @register("model", "vq")
 class Vq(nn.Module):
     """Encoder, codebook, decoder."""
@@ -46,6 +128,9 @@ class Vq(nn.Module):
         name: Literal["vq"] = "vq"
         codes: int = Field(128, gt=1, description="entries of the codebook")
         code_dim: int = Field(16, gt=0, description="dimensions of a code")
+        codebooks: Literal["gradient", "average"] = Field(
+            "gradient", description="how codes learn: by gradient, or as averages of what chooses them"
+        )
         width: int = Field(64, gt=0, description="channels")
         layers: int = Field(2, gt=0, description="stages, each halves the size")
         blocks: int = Field(2, ge=0, description="residual blocks at the smallest size, on either side")
@@ -66,7 +151,7 @@ class Vq(nn.Module):
         self.down = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(maps, maps[1:]))
         self.inner = nn.ModuleList(Residual(s.width) for _ in range(s.blocks))
         self.to_code = nn.Conv2d(s.width, s.code_dim, 1)
-        self.codebook = nn.Parameter(torch.empty(s.codes, s.code_dim))
+        self.codebook = book(s)
         self.from_code = nn.Conv2d(s.code_dim, s.width, 3, 1, 1)
         self.outer = nn.ModuleList(Residual(s.width) for _ in range(s.blocks))
         numbers = likelihood.NUMBERS[s.likelihood] * s.channels
@@ -77,6 +162,11 @@ class Vq(nn.Module):
         """Fill one parameter; codes start on the scale of what the encoder puts out."""
         rectified = p.ndim == 4 and not name.startswith(("to_code", "up"))
         fill(name, p, generator, (2 / p[0].numel()) ** 0.5 if rectified else None)
+
+    @property
+    def books(self) -> dict[str, nn.Parameter | Averaged]:
+        """The codebook of each level."""
+        return {"": self.codebook}
 
     def encode(self, x: Tensor) -> Tensor:
         """x (B, C, Y, X) in [0, 1] -> (B, Y', X', D) fp32, not yet quantised."""
@@ -89,7 +179,7 @@ class Vq(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Levels]:
         """x (B, C, Y, X) in [0, 1] -> the likelihood's numbers (B, K, C, Y, X), and what was coded."""
-        level, passed = coded(self.encode(x), self.codebook)
+        level, passed = coded(self.encode(x), vectors(self.codebook))
         return self.decode(passed), {"": level}
 
     def decode(self, code: Tensor) -> Tensor:

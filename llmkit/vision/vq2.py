@@ -15,7 +15,7 @@ from llmkit.errors import ConfigError
 from llmkit.registry import register
 from llmkit.vision import likelihood
 from llmkit.vision.layers import fill
-from llmkit.vision.vq import Levels, Residual, Vq, coded
+from llmkit.vision.vq import Averaged, Levels, Residual, Vq, book, coded, vectors
 
 
 class Settings(Vq.Settings):
@@ -44,10 +44,10 @@ class Vq2(nn.Module):
         self.to_top = nn.Conv2d(s.width, s.width, 4, 2, 1)
         self.inner_top = nn.ModuleList(Residual(s.width) for _ in range(s.blocks))
         self.to_code_top = nn.Conv2d(s.width, s.code_dim, 1)
-        self.codebook_top = nn.Parameter(torch.empty(s.codes, s.code_dim))
+        self.codebook_top = book(s)
         self.from_top = nn.ConvTranspose2d(s.code_dim, s.width, 4, 2, 1)
         self.to_code = nn.Conv2d(2 * s.width, s.code_dim, 1)
-        self.codebook = nn.Parameter(torch.empty(s.codes, s.code_dim))
+        self.codebook = book(s)
         self.doubled = nn.ConvTranspose2d(s.code_dim, s.code_dim, 4, 2, 1)
         self.from_code = nn.Conv2d(2 * s.code_dim, s.width, 3, 1, 1)
         self.outer = nn.ModuleList(Residual(s.width) for _ in range(s.blocks))
@@ -58,6 +58,11 @@ class Vq2(nn.Module):
         """Fill one parameter; codes start on the scale of what the encoder puts out."""
         rectified = p.ndim == 4 and not name.startswith(("to_code", "up", "from_top", "doubled"))
         fill(name, p, generator, (2 / p[0].numel()) ** 0.5 if rectified else None)
+
+    @property
+    def books(self) -> dict[str, nn.Parameter | Averaged]:
+        """The codebook of each level."""
+        return {"": self.codebook, "top": self.codebook_top}
 
     def forward(self, x: Tensor) -> tuple[Tensor, Levels]:
         """x (B, C, Y, X) in [0, 1] -> the likelihood's numbers (B, K, C, Y, X), and what each level coded."""
@@ -79,7 +84,7 @@ class Vq2(nn.Module):
             x = conv(F.relu(x))
         return x.unflatten(1, (-1, self.settings.channels)), {"": of_bottom, "top": of_top}
 
-    def _coded(self, z: Tensor, codebook: Tensor):
+    def _coded(self, z: Tensor, codebook: nn.Parameter | Averaged):
         """z (B, D, Y', X') -> what was coded, and the codes (B, D, Y', X') with z's gradient."""
-        level, passed = coded(z.permute(0, 2, 3, 1).float(), codebook)
+        level, passed = coded(z.permute(0, 2, 3, 1).float(), vectors(codebook))
         return level, passed.permute(0, 3, 1, 2)

@@ -138,3 +138,33 @@ def test_spectral_normalisation_finds_the_largest_singular_value():
 def test_sizes_that_cannot_be_halved_are_refused():
     with pytest.raises(ConfigError, match="6 cannot be halved 2 times; set data.size or layers"):
         nets(size=6)
+
+
+@pytest.mark.parametrize("net", ["dcgan", "resnet"])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_class_in_the_norms_is_scale_and_shift_of_its_own(net, norm):
+    """With one class's numbers in a plain norm, the plain net makes that class's images."""
+    told, plain = (nets(net=net, norm=norm, **c)["g"] for c in ({"class_in": "norm"}, {"conditional": False}))
+    tables = {name: p for name, p in told.named_parameters() if name.endswith((".scale", ".shift"))}
+    assert len(tables) == (4 if net == "dcgan" else 10)
+    for p in tables.values():
+        p.data += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    shared = {name: p for name, p in told.state_dict().items() if name in plain.state_dict()}
+    for name, p in tables.items():
+        owner, _, leaf = name.rpartition(".")
+        shared[f"{owner}.{'weight' if leaf == 'scale' else 'bias'}"] = p.detach()[2]
+    shared |= {
+        n.replace(".norm.", "."): p
+        for n, p in told.state_dict().items()
+        if ".norm.running" in n or ".norm.num" in n
+    }
+    plain.load_state_dict(shared)
+    z = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(told(z, torch.full((4,), 2)), plain(z), atol=1e-6)
+    assert not torch.allclose(told(z, torch.full((4,), 1)), plain(z), atol=1e-3)
+
+
+def test_a_class_cannot_enter_by_a_norm_that_is_none():
+    for changes in ({"norm": "none"}, {"net": "mlp"}):
+        with pytest.raises(ConfigError, match="model.class_in: "):
+            nets(class_in="norm", **changes)

@@ -9,7 +9,7 @@ from llmkit.vision import noise
 from tests import ranks
 from tests.vision import small
 
-KINDS = ["stylegan", "vae", "vaegan", "vq", "pixel", "gan", "dcgan", "sngan"]
+KINDS = ["stylegan", "vae", "vaegan", "vq", "vq_average", "pixel", "gan", "dcgan", "sngan"]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,7 @@ KILLS = [
     ("vae", 0),
     ("vaegan", 1),
     ("vq", 0),
+    ("vq_average", 0),
     ("pixel", 0),
     ("gan", 1),
     ("dcgan", 1),
@@ -53,8 +54,8 @@ def test_a_run_killed_between_two_phases_goes_on_bit_for_bit(kind, phase, data, 
 
 
 def apart(a: str, b: str) -> float:
-    """The largest difference between the weights and averages of two runs."""
-    kinds = ("param", "ema")
+    """The largest difference between the weights, averages and buffers of two runs."""
+    kinds = ("param", "ema", "buffer")
     pairs = [(small.tensors(a, kind), small.tensors(b, kind)) for kind in kinds]
     return max(float((x[n] - y[n]).abs().max()) for x, y in pairs for n in x)
 
@@ -62,7 +63,7 @@ def apart(a: str, b: str) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["ddp", "zero1", "zero2"])
 def test_two_ranks_see_the_images_and_noise_of_one(backend, data, straight, tmp_path):
-    kinds, out = ["vae", "gan"], str(tmp_path)
+    kinds, out = ["vae", "gan", "vq_average"], str(tmp_path)
     ranks.run(small.every, 2, data, out, kinds, {"parallel__backend": backend})
     for kind in kinds:
         assert apart(f"{out}/{kind}", f"{straight}/{kind}") < 1e-6

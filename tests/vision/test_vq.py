@@ -1,7 +1,9 @@
 """The straight-through gradient, and which term moves what."""
 
+import pytest
 import torch
 
+from llmkit.errors import ConfigError
 from llmkit.models.blocks import initialise
 from llmkit.objectives.vision.vq import VqObjective
 from llmkit.vision.vq import Vq, nearest
@@ -100,3 +102,75 @@ def test_codes_at_both_levels_are_moved_by_their_distance_alone():
         z, code, chosen = (value.detach() for value in levels[level])
         wanted = torch.zeros(16, 4).index_add(0, chosen.flatten(), 2 * (code - z).flatten(0, 2) / 3)
         assert torch.allclose(found[name], wanted, atol=1e-4)
+
+
+def averaged(**changes) -> Vq:
+    return model(codebooks="average", **changes)
+
+
+def tallies(net: Vq, batches: list, seed: int = 0) -> dict[str, torch.Tensor]:
+    """What the objective sums over the batches of one step."""
+    objective = VqObjective(VqObjective.Settings())
+    phase = objective.phases[0]
+    total = {"images": sum(objective.count(phase, batch)["images"] for batch in batches)}
+    seen = [objective.loss(phase, {"model": net}, batch, total)[1] for batch in batches]
+    return {name: sum(s[f"/{name}"] for s in seen) for name in ("uses", "sums", "offers", "offered")}
+
+
+def test_averages_are_those_of_the_paper():
+    """N <- g N + (1 - g) n, m <- g m + (1 - g) sum z, e = m / N, written out code by code."""
+    net, batch = averaged(), rows(0, 0, 0)
+    z = net.encode(batch["image"].float() / 255).detach()
+    chosen = nearest(z, net.codebook.vectors).flatten()
+    start = net.codebook.vectors.clone()
+    net.codebook.absorb(tallies(net, [batch]), decay=0.9, restart=0)
+    for code in range(16):
+        mine = z.flatten(0, 2)[chosen == code].double()
+        wanted = (0.9 * start[code] + 0.1 * mine.sum(0)) / (0.9 + 0.1 * len(mine))
+        assert torch.allclose(net.codebook.vectors[code].double(), wanted, atol=1e-6)
+
+
+def test_no_gradient_reaches_averaged_codes_and_rows_of_padding_count_nothing():
+    net, batch = averaged(), rows(0, 0, 0)
+    assert "codebook" not in gradients(net)
+    assert all(g is not None for g in gradients(net).values())
+    nothing = tallies(net, [rows(1, 0, 1)])
+    assert all(float(value.abs().sum()) == 0 for value in nothing.values())
+    assert float(tallies(net, [batch])["uses"].sum()) == 3 * 4
+
+
+def test_restarts_are_vectors_of_the_step_and_the_same_in_any_layout():
+    whole = [rows(0, 0, 0), rows(0, 0, 1)]
+    one = {key: torch.cat([batch[key] for batch in whole]) for key in whole[0]}
+    nets = [averaged(), averaged()]
+    for net, batches in zip(nets, (whole, [one])):
+        net.codebook.absorb(tallies(net, batches), decay=0.99, restart=100.0)
+    books = [net.codebook for net in nets]
+    assert torch.allclose(books[0].vectors, books[1].vectors, atol=1e-6)
+    reborn = books[0].uses == 100
+    assert 0 < int(reborn.sum()) < 16
+    z = averaged().encode(one["image"].float() / 255).detach().flatten(0, 2)
+    assert float(torch.cdist(books[0].vectors[reborn], z).min(1).values.max()) < 1e-5
+
+
+def test_restarts_revive_a_codebook_that_lies_far_off():
+    """Every code but one is out of reach: without restarts that stays so."""
+    used = {}
+    for restart in (0.0, 1.0):
+        net = averaged(codes=8)
+        net.codebook.vectors[1:] += 1e3
+        net.codebook.sums[1:] += 1e3
+        for step in range(30):
+            net.codebook.absorb(tallies(net, [rows(2 * step, 0, 0), rows(2 * step, 0, 1)]), 0.9, restart)
+        used[restart] = len(
+            nearest(net.encode(rows(0, 0, 0)["image"].float() / 255), net.codebook.vectors).unique()
+        )
+    assert used[0.0] == 1
+    assert used[1.0] > 3
+
+
+def test_averaged_codebooks_refuse_bf16():
+    net = averaged()
+    found = tallies(net, [rows(0, 0, 0)])
+    with pytest.raises(ConfigError, match="bf16 would round averaged codebooks away"):
+        net.bfloat16().codebook.absorb(found, 0.9, 0.0)
