@@ -48,12 +48,15 @@ class Opened:
 def resolve(ckpt: str | Path) -> Path:
     """The checkpoint or Hugging Face directory that `ckpt` means; for a run directory the choice is said.
 
-    CheckpointError if there is none there, in one line.
+    CheckpointError, in one line, if there is none there, or if a file of the checkpoint is not as it was saved.
     """
     path = directory(ckpt)
     if (path / "checkpoints").is_dir():
         return _of_run(path)
-    if (path / "index.json").is_file() or (path / "config.json").is_file():
+    if (path / "index.json").is_file():
+        store.verify(path)
+        return path
+    if (path / "config.json").is_file():
         return path
     raise CheckpointError(
         f"{ckpt}: is no run, checkpoint or Hugging Face directory; look one level up or down"
@@ -76,6 +79,7 @@ def _of_run(run: Path) -> Path:
         step = trust.read_json(run / "best.json")["step"]
         path = run / "checkpoints" / f"step_{step:08d}"
         if path.is_dir():
+            store.verify(path)
             say(f"{run}: the best checkpoint, of step {step}")
             return path
     chosen = store.Store(run / "checkpoints")
@@ -118,7 +122,6 @@ def open_model(
 
 
 def _checkpoint(path: Path, head: str | None) -> Opened:
-    store.verify(path)
     recipe = adapted.recipe_of(path)
     reader, settings = adapted.reader(path), model_settings(recipe, path)
     several = heads.parts(settings)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from llmkit.engine.start import Start
 from llmkit.errors import CheckpointError
 from llmkit.models.hf import importing
 from llmkit.opened import open_model, resolve
@@ -62,6 +63,18 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(run, capsys):
     assert "sha256" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="sha256"):
         open_model(run / "checkpoints/step_00000010")
+
+
+@pytest.mark.parametrize("named", ["checkpoint", "run that remembers its best"])
+def test_a_flipped_bit_is_refused_when_nothing_else_is_meant(run, named):
+    checkpoint = run / "checkpoints/step_00000000"
+    (run / "best.json").write_text(json.dumps({"step": 0, "value": 1.0}))
+    damaged = bytearray((checkpoint / "rank_00000.safetensors").read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    (checkpoint / "rank_00000.safetensors").write_bytes(damaged)
+    for starts in (open_model, Start):
+        with pytest.raises(CheckpointError, match="step_00000000: damaged: rank_00000.safetensors has sha256"):
+            starts(str(checkpoint if named == "checkpoint" else run))
 
 
 def test_the_head_that_is_needed_is_checked(tmp_path, tokenizer_dir):
