@@ -16,7 +16,7 @@ from pathlib import Path
 
 import llmkit
 
-LRS, DECAYS, SEEDS, STEPS, EVERY = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2), (0.0, 0.1), (11, 12, 13), 300, 20
+LRS, DECAYS, SEEDS, STEPS, EVERY = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2), (0.0, 0.1), (11, 12, 13), 150, 10
 Curve = list[tuple[int, float]]
 
 
@@ -25,8 +25,9 @@ def curve(folder: Path, shards: str, optimizer: str, lr: float, decay: float, se
     out = folder / f"{optimizer}_{lr:g}_{decay:g}_{seed}"
     settings = {
         "data.shards": shards, "optim.name": optimizer, "optim.lr": lr, "optim.weight_decay": decay,
-        "run.seed": seed, "run.steps": STEPS, "run.eval_every": EVERY, "run.save_every": STEPS,
-        "schedule.name": "constant", "schedule.warmup_frac": 0.05, "parallel.compile": "off",
+        "run.seed": seed, "run.steps": STEPS, "run.eval_every": EVERY, "run.eval_rows": 32, "batch.rows": 4,
+        "parallel.threads": 1, "schedule.name": "constant", "schedule.warmup_frac": 0.05,
+        "parallel.compile": "off",
     }  # fmt: skip
     if not (out / "done.json").exists():
         llmkit.train("pretrain/llama_tiny", settings, out=str(out))

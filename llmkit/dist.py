@@ -6,6 +6,7 @@ travel over gloo on the host, so asking for agreement never waits for a GPU.
 
 import contextlib
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch.distributed as torch_dist
 from llmkit.errors import ConfigError, RankError
 
 _device = torch.device("cpu")
+_timeout = timedelta(seconds=600)
 
 
 def start(device: str = "auto", timeout_s: float = 600, group: bool = False) -> torch.device:
@@ -22,7 +24,8 @@ def start(device: str = "auto", timeout_s: float = 600, group: bool = False) -> 
 
     Raises ConfigError if `device` is gpu and there is none, RankError if the other ranks do not come.
     """
-    global _device
+    global _device, _timeout
+    _timeout = timedelta(seconds=timeout_s)
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "gpu" and not torch.cuda.is_available():
         raise ConfigError("--device gpu: torch sees no GPU here; run `llmkit doctor`, or use --device cpu")
@@ -36,9 +39,7 @@ def start(device: str = "auto", timeout_s: float = 600, group: bool = False) -> 
         backend = "cpu:gloo,cuda:nccl" if _device.type == "cuda" else "gloo"
         alone: dict[str, Any] = {"store": torch_dist.HashStore(), "rank": 0, "world_size": 1}
         try:
-            torch_dist.init_process_group(
-                backend, timeout=timedelta(seconds=timeout_s), **({} if asked > 1 else alone)
-            )
+            torch_dist.init_process_group(backend, timeout=_timeout, **({} if asked > 1 else alone))
         except (RuntimeError, ValueError) as error:
             raise RankError(
                 f"ranks: cannot meet the other {asked - 1}: {str(error).splitlines()[0]}"
@@ -84,13 +85,21 @@ def broadcast(value: Any) -> Any:
     return box[0]
 
 
-def gather(value: Any) -> list[Any]:
+def gather(value: Any, group: Any = None) -> list[Any]:
     """Every rank's plain `value`, in rank order, on every rank."""
     if world() == 1:
         return [value]
     box = [None] * world()
-    _collective("gather", lambda: torch_dist.all_gather_object(box, value))
+    _collective("gather", lambda: torch_dist.all_gather_object(box, value, group=group))
     return box
+
+
+def channel() -> Callable[[Any], list[Any]]:
+    """A `gather` for one thread of each rank, beside what others send. All ranks make it together."""
+    if world() == 1:
+        return gather
+    group = torch_dist.new_group(backend="gloo", timeout=_timeout)
+    return lambda value: gather(value, group)
 
 
 def agree(value: Any, what: str) -> Any:

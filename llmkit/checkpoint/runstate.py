@@ -24,8 +24,8 @@ from llmkit.stage import columns, move_aside
 
 CHANGEABLE = (
     "run.out", "run.steps", "run.tokens", "run.log_every", "run.eval_every", "run.eval_rows",
-    "run.save_every", "run.keep", "run.max_skips", "run.max_failed_saves", "run.time_limit_s",
-    "run.profile", "parallel.*", "plugin",
+    "run.save_every", "run.save_in_background", "run.keep", "run.max_skips", "run.max_failed_saves",
+    "run.time_limit_s", "run.profile", "parallel.*", "plugin",
 )  # fmt: skip
 """Dotted keys, as shell patterns, that may differ when a run is continued: they change no number."""
 

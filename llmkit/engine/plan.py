@@ -1,7 +1,7 @@
 """What a run will need, before it starts: the run's own nets and loss, traced on tensors that hold no memory.
 
     recipe ─► nets and one micro-batch as fake tensors ─► forward, backward: bytes alive, FLOPs  (live.py)
-           ─► what the backend keeps beside them: masters, moments, buckets                       (memory)
+           ─► what the backend keeps beside them: masters, moments, buckets                  (memory.py)
            ─► largest of: backward, optimiser step
 
 Nothing is fitted: activations are counted operator by operator, what DeepSpeed allocates was read in its
@@ -9,15 +9,16 @@ source. Not seen: kernels' workspaces, the allocator's fragmentation, torch.comp
 bench/planner_error.py compares with bytes counted in real runs.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llmkit import registry
-from llmkit.engine import adapt, optim, zero_config
+from llmkit.engine import adapt, optim
 from llmkit.engine.live import Live
+from llmkit.engine.memory import Layout, Traced, memory
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.errors import ConfigError, LlmkitError
 from llmkit.models import adapter, size
@@ -38,47 +39,6 @@ DEVICES = {
 
 FILL = 0.9
 """Share of a device that a proposal may fill: the rest is for workspaces and fragmentation."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a step is computed; the global batch is not part of it."""
-
-    backend: str
-    world: int
-    micro_rows: int
-    accumulate: int
-    recompute: str | None = None
-
-    def __str__(self) -> str:
-        recompute = f", recompute {self.recompute}" if self.recompute else ""
-        return f"{self.backend}, {self.micro_rows} rows x {self.accumulate} micro-batches{recompute}"
-
-
-@dataclass(frozen=True)
-class Traced:
-    """One micro-batch of one phase: bytes beyond what is always there, and FLOPs."""
-
-    numel: int
-    """Parameters that are trained."""
-    borrowed: int
-    """Bytes of the trained net's other weights, which an adapter leaves alone; ZeRO-3 splits them too."""
-    weights: int
-    """Bytes of all nets."""
-    moments: int
-    """Bytes of the optimiser's state, whole."""
-    first: int
-    """Peak of a micro-batch, with the gradients that it makes."""
-    later: int
-    """Peak of one that finds gradients already there."""
-    bare: int
-    """Peak of one whose gradients are gone at once: activations alone."""
-    logits: int
-    largest: int
-    """Bytes of the largest parameter."""
-    step: int
-    """What the optimiser's step makes on the way."""
-    flops: float
 
 
 def trace(recipe: TrainRecipe, batch: dict[str, Any], bf16: bool) -> Traced:
@@ -121,6 +81,10 @@ def _run(recipe, objective, phase, batch, bf16, release):
             if other is not net:
                 other.requires_grad_(False)
             other.train()
+        facts = _optimizer_facts(net, settings)
+        if recipe.parallel.weights == "bf16":
+            _materialise(net, torch.bfloat16)
+            bf16 = False  # no autocast beside it
         live = Live(
             (p for each in nets.values() for p in each.parameters()), getattr(recipe.model, "vocab_size", 0)
         )
@@ -145,30 +109,32 @@ def _run(recipe, objective, phase, batch, bf16, release):
                 peaks.append(live.peak - base)
                 logits = logits or live.peak_logits
         trained = [p for p in net.parameters() if p.requires_grad]
-        optimizer = optim.build(net, settings)
-        states = [
-            value
-            for group in optimizer.param_groups
-            for p in group["params"]
-            for kind, value in optimizer.fresh(p, group).items()
-            if kind != "step"
-        ]
-        facts = {
-            "numel": sum(p.numel() for p in trained),
+        facts |= {
+            "trained": sum(map(_bytes, trained)),
             "borrowed": sum(_bytes(p) for p in net.parameters() if not p.requires_grad),
             "weights": sum(_bytes(p) for each in nets.values() for p in each.parameters()),
-            "moments": sum(map(_bytes, states)),
-            "largest": max(map(_bytes, trained)),
-            "step": _step_bytes(settings.name, optimizer),
         }
     return peaks[0], peaks[1], logits, live.flops / 2, facts
 
 
-def _materialise(net: torch.nn.Module) -> None:
-    """Put fake tensors in the place of parameters on the meta device."""
+def _optimizer_facts(net: torch.nn.Module, settings) -> dict[str, int]:
+    """What does not depend on the precision of the weights: masters and moments are fp32."""
+    optimizer = optim.build(net, settings)
+    params = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    states = [optimizer.fresh(p, group) for p, group in params]
+    return {
+        "numel": sum(p.numel() for p, _ in params),
+        "largest": max(p.numel() for p, _ in params),
+        "moments": sum(_bytes(v) for state in states for kind, v in state.items() if kind != "step"),
+        "step": _step_bytes(settings.name, optimizer),
+    }
+
+
+def _materialise(net: torch.nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Put fake tensors, of `dtype` or each of its own, in the place of parameters."""
     for name, p in list(net.named_parameters()):
         owner, _, leaf = name.rpartition(".")
-        fake = torch.nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
+        fake = torch.nn.Parameter(torch.empty(p.shape, dtype=dtype or p.dtype), requires_grad=p.requires_grad)
         setattr(net.get_submodule(owner), leaf, fake)
 
 
@@ -193,53 +159,6 @@ def _step_bytes(name: str, optimizer) -> int:
         "adafactor": largest,
         "muon": 7 * max(hidden, default=0),
     }.get(name, 0)
-
-
-# ---- what the backend keeps --------------------------------------------------------------------------------
-
-
-def memory(traced: Traced, layout: Layout) -> dict[str, int]:
-    """Bytes of a rank at the peak of a step, by part; `total` is their sum."""
-    n, world, several = 4 * traced.numel, layout.world, layout.accumulate > 1
-    share = 1 / world
-    bucket = min(4 * zero_config.MAX_BUCKET, n)
-    rest = traced.weights - n  # nets that are not trained here
-    parts: dict[str, float]
-    backward: float
-    gradients: float
-    step: float
-    if layout.backend == "ddp":
-        beside = n if world > 1 else 0  # DDP's own copy of the gradients
-        parts = {"weights": n + rest, "optimizer": traced.moments, "buffers": beside}
-        backward, gradients = (traced.later if several else traced.first), n
-        step = n + traced.step
-    elif layout.backend == "zero1":
-        parts = {"weights": n + rest, "optimizer": (n + traced.moments) * share, "buffers": bucket}
-        backward, gradients = (traced.later if several else traced.first), n
-        step = n + max(0.0, n * share - bucket) + traced.step * share
-    elif layout.backend == "zero2":
-        parts = {"weights": n + rest, "optimizer": (n + traced.moments) * share, "buffers": bucket}
-        old, new = (n * share if several else 0), n * share * (1 - bucket / n)
-        flush = bucket + new
-        backward = old + (max(traced.bare, flush) if bucket == n else flush + traced.bare)
-        gradients = old + new
-        step = max(0.0, 2 * n * share - bucket) + traced.step * share
-    else:
-        kept = (n + traced.moments + n) * share  # masters, moments, gradients
-        whole, rest = n + traced.borrowed, rest - traced.borrowed
-        bucket = min(4 * zero_config.MAX_BUCKET, whole)
-        parts = {"weights": whole * share + rest, "optimizer": kept, "buffers": bucket}
-        gathered = min(whole, 4e9)
-        flush = bucket + traced.largest
-        backward = gathered + (max(traced.bare, flush) if bucket == whole else flush + traced.bare)
-        gradients = 0
-        step = n * share + traced.step * share
-    peak = max(backward, step)
-    gradients = min(gradients, peak)
-    logits = min(traced.logits, max(0, peak - gradients))
-    parts |= {"gradients": gradients, "logits": logits, "activations": max(0, peak - gradients - logits)}
-    found = {name: int(value) for name, value in parts.items()}
-    return found | {"total": sum(found.values())}
 
 
 # ---- a recipe ----------------------------------------------------------------------------------------------
@@ -296,6 +215,9 @@ def rows(recipe: TrainRecipe, dataset, count: int) -> dict[str, Any]:
 
 def predict(recipe: TrainRecipe, dataset, layout: Layout, bf16: bool) -> tuple[dict[str, int], Traced]:
     """Memory by part of a rank, and what was traced."""
+    if layout.backend == "ddp":  # it knows fp32 weights alone
+        parallel = recipe.parallel.model_copy(update={"weights": "fp32"})
+        recipe = recipe.model_copy(update={"parallel": parallel})
     if layout.recompute:
         model = recipe.model.model_copy(update={"recompute": layout.recompute})
         recipe = recipe.model_copy(update={"model": model})
@@ -305,33 +227,27 @@ def predict(recipe: TrainRecipe, dataset, layout: Layout, bf16: bool) -> tuple[d
 
 def layouts(recipe: TrainRecipe, world: int) -> list[Layout]:
     """What could be run, what is fastest first: no recomputation, few cuts, large micro-batches."""
-    backend = recipe.parallel.backend
+    backend, offload = recipe.parallel.backend, recipe.parallel.offload
     stages = ["ddp", "zero1", "zero2", "zero3"] if backend == "auto" else [backend]
-    stages = stages[: 1 if world == 1 and backend == "auto" else None]
+    if backend == "auto" and (offload != "none" or recipe.parallel.weights == "bf16"):
+        stages = ["zero3"] if offload == "params" else stages[1:]  # what has an effect
+    elif backend == "auto" and world == 1:
+        stages = ["ddp"]
     levels = ["none", "selective", "full"] if hasattr(recipe.model, "recompute") else [None]
     each = -(-recipe.batch.rows // world)
     sizes = sorted({-(-each // cut) for cut in (1, 2, 4, 8, 16, 32, 64) if cut <= each}, reverse=True)
     if recipe.batch.micro_rows:
         sizes = [recipe.batch.micro_rows]
     return [
-        Layout(stage, world, micro, -(-each // micro), level)
+        Layout(stage, world, micro, -(-each // micro), level, "none" if stage == "ddp" else offload)
         for level in levels
         for stage in stages
         for micro in sizes
     ]
 
 
-def check(recipe: TrainRecipe) -> None:
-    """ConfigError for what is not modelled."""
-    if recipe.parallel.offload != "none" or recipe.parallel.weights != "fp32":
-        raise ConfigError("parallel: offload and bf16 weights are not in the plan; plan without them")
-    if recipe.batch.micro_rows is None and recipe.batch.rows < 1:
-        raise ConfigError("batch.rows: has to be at least 1")
-
-
 def plan(recipe: TrainRecipe, device: str, world: int, efficiency: float, price: float) -> dict[str, Any]:
     """Everything that `llmkit plan` shows, as plain data. `price` is per device and hour; 0: unknown."""
-    check(recipe)
     if device not in DEVICES:
         raise ConfigError(f"--device {device}: is one of {', '.join(DEVICES)}")
     name, capacity = DEVICES[device]
@@ -351,6 +267,8 @@ def plan(recipe: TrainRecipe, device: str, world: int, efficiency: float, price:
             "parallel.backend": layout.backend,
             "batch.micro_rows": layout.micro_rows,
             **({"model.recompute": layout.recompute} if layout.recompute else {}),
+            **({"parallel.offload": layout.offload} if layout.offload != "none" else {}),
+            **({"parallel.weights": "bf16"} if traced.half else {}),
         },
         "fits": parts["total"] <= FILL * capacity,
         "capacity_bytes": int(capacity),
@@ -390,31 +308,49 @@ def _stretched(one: Traced, two: Traced, rows: int) -> Traced:
     return replace(one, **line)
 
 
+LAUNCHES_S = 0.02
+"""Below so many seconds a step, an accelerator waits for its host to launch kernels."""
+
+
 def table(facts: dict[str, Any]) -> str:
     """A plan for people."""
-    gib = {part: f"{value / 2**30:8.2f} GiB" for part, value in facts["memory_bytes"].items()}
-    width = max(map(len, gib))
+    parts = {part: _bytes_text(value) for part, value in facts["memory_bytes"].items() if value}
+    parts["total"] += f" of {_bytes_text(facts['capacity_bytes']).strip()} a device"
+    width = max(map(len, parts))
     cost = f"; at the price given: {facts['cost']:,.2f}" if facts["cost"] is not None else ""
     fits = "fits" if facts["fits"] else "DOES NOT FIT: use more devices, a shorter row or a smaller model"
+    each, all_ = _time_text(facts["step_s"]), _time_text(facts["hours"] * 3600)
+    small = facts["step_s"] < LAUNCHES_S
     return "\n".join(
         [
             f"{facts['parameters'] / 1e6:,.1f} M parameters, {facts['step_flops']:.3g} FLOPs a step",
-            f"{facts['world']} x {facts['device']}: {facts['layout']}",
-            *(f"  {part:{width}} {text}" for part, text in gib.items()),
-            f"  of {facts['capacity_bytes'] / 2**30:.0f} GiB a device: {fits}",
-            f"{facts['step_s']:.3g} s a step at {facts['efficiency']:.0%} of the peak rate (assumed), no "
-            f"communication counted; {facts['steps']:,} steps: {facts['hours']:.3g} h, "
+            f"{facts['world']} x {facts['device']}: {facts['layout']}: {fits}",
+            *(f"  {part:{width}} {text}" for part, text in parts.items()),
+            f"{each} a step at {facts['efficiency']:.0%} of the peak rate (assumed), no communication "
+            f"counted; {facts['steps']:,} steps: {all_}, "
             f"{facts['device_hours']:.3g} device hours{cost}",
+            *(["so small a step is bound by launching kernels: expect it to take longer"] if small else []),
             "set: " + " ".join(f"{key}={value}" for key, value in facts["set"].items()),
         ]
     )
 
 
+def _bytes_text(n: int) -> str:
+    return f"{n / 2**30:8.2f} GiB" if n >= 2**30 else f"{n / 2**20:8.2f} MiB"
+
+
+def _time_text(seconds: float) -> str:
+    for unit, length, most in (("ms", 1e-3, 1), ("s", 1, 120), ("min", 60, 7200), ("h", 3600, 48 * 3600)):
+        if seconds < most:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds / 86400:,.1f} days"
+
+
 def compared(recipe: TrainRecipe, backend: str, world: int, bf16: bool, measured: int) -> str:
     """One line that sets a measured peak beside the plan's."""
     micro = recipe.batch.micro_rows or -(-recipe.batch.rows // world)
-    layout = Layout(backend, world, micro, -(-recipe.batch.rows // (world * micro)))
-    check(recipe)
+    offload = "none" if backend == "ddp" else recipe.parallel.offload
+    layout = Layout(backend, world, micro, -(-recipe.batch.rows // (world * micro)), offload=offload)
     found, dataset = complete(recipe)
     planned = predict(found, dataset, layout, bf16)[0]["total"]
     off = planned / measured - 1

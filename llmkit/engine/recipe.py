@@ -24,6 +24,9 @@ class Run(Section):
     )
     eval_rows: int = Field(256, gt=0, description="held-out rows of one evaluation")
     save_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
+    save_in_background: bool = Field(
+        False, description="write a checkpoint while training goes on, from a copy of it in host memory"
+    )
     keep: int = Field(2, ge=1, description="newest checkpoints kept (the best one is kept besides)")
     best: bool = Field(
         False, description="remember the checkpoint with the best held-out metric, and use that one"
@@ -40,8 +43,8 @@ class Run(Section):
         None, gt=0, description="seconds of training before a checkpointed stop"
     )
     changeable: ClassVar[tuple[str, ...]] = (
-        "steps", "tokens", "log_every", "eval_every", "eval_rows", "save_every", "keep", "max_skips",
-        "max_failed_saves", "time_limit_s", "ledger", "profile",
+        "steps", "tokens", "log_every", "eval_every", "eval_rows", "save_every", "save_in_background", "keep",
+        "max_skips", "max_failed_saves", "time_limit_s", "ledger", "profile",
     )  # fmt: skip
     quick_values: ClassVar[dict[str, Any]] = {
         "steps": 20, "tokens": None, "log_every": 5, "eval_every": 10, "eval_rows": 16, "save_every": 10,

@@ -144,6 +144,7 @@ class _Run:
             say(f"train: {self.out} is done")
             return facts
         finally:
+            saver.close()
             stop.close()
             meter.close()
             data.close()

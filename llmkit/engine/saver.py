@@ -3,12 +3,20 @@
 step_00000123/  rank_*.safetensors + index.json   every trained net, its optimiser's moments, EMA, buffers
                 state.json                        step, optimiser step counts, objective state, figures so far
                 recipe.yaml  lineage.json  tokenizer/
+
+In the background (`run.save_in_background`) the loop waits for a copy of all that in host memory, and a
+thread writes the copy. One is in flight at a time: the next save, and the end of the run, wait for it.
 """
 
+import copy
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from llmkit import adapted, config, dist, manifest
 from llmkit.checkpoint import fragments
@@ -37,15 +45,22 @@ class Saver:
         self.lineage, self.tokenizer = lineage, tokenizer
         self.run, self.seed = recipe.run, recipe.run.seed
         self.folder = Path(recipe.run.out)
+        behind = self.run.save_in_background
+        gather = dist.channel() if behind else dist.gather
         self.store = Store(
-            self.folder / "checkpoints", self.run.keep, self.run.max_failed_saves, backend.rank, dist.gather
+            self.folder / "checkpoints", self.run.keep, self.run.max_failed_saves, backend.rank, gather
         )
+        self.writer = ThreadPoolExecutor(1, "saver") if behind else None
+        self._pending: tuple[Future[Path | None], dict | None] | None = None
+        self._copies: dict[tuple[str, str], torch.Tensor] = {}
         self.best: dict | None = None
         self.figures: dict[str, float] = {}
         self._newest: Path | None = None
 
     def newest(self) -> Path | None:
         """The newest checkpoint that this run has saved or started from."""
+        if self._pending and self._pending[0].done() and not self._pending[0].exception():
+            return self._pending[0].result() or self._newest
         return self._newest
 
     # ---- starting ------------------------------------------------------------------------------------------
@@ -81,6 +96,8 @@ class Saver:
         None is published while the objective warns: the newest stays the last good one.
         """
         self.figures |= figures
+        if last:
+            self._land()
         if self.objective.warning:
             return
         better = self._is_best(done, figures)
@@ -88,23 +105,67 @@ class Saver:
         if not (due or better or last):
             return
         self.meter.count()
-        path = self.store.save(
+        self._land()
+        pieces: Iterable[fragments.Piece] = self._pieces(writing=True)
+        state, best = self._state(done), self.best["step"] if self.run.best and self.best else None
+        self._pending = self._begin(done, pieces, state, best), self.best if better else None
+        if last or not self.writer:
+            self._land(last)
+
+    def _begin(self, done: int, pieces, state: dict, best: int | None) -> "Future[Path | None]":
+        if self.writer:
+            return self.writer.submit(self._publish, done, self._copied(pieces), state, best)
+        future: Future[Path | None] = Future()
+        future.set_result(self._publish(done, pieces, state, best))
+        return future
+
+    def _publish(self, done: int, pieces, state: dict, best: int | None) -> Path | None:
+        return self.store.save(
             done,
-            lambda staging: [fragments.write(staging, self.backend.rank, self._pieces(writing=True), done)],
-            lambda staging: self._finish(staging, done),
-            best=self.best["step"] if self.run.best and self.best else None,
+            lambda staging: [fragments.write(staging, self.backend.rank, pieces, done)],
+            lambda staging: self._finish(staging, state),
+            best=best,
             recipe=manifest.digest(self.recipe.model_dump(mode="json")),
             tokenizer=self.lineage.get("tokenizer"),
         )
-        if path is None:
-            if last:  # nothing comes behind it that could be saved instead
-                raise CheckpointError(f"{self.store.failure}; make room, and the same command continues")
-            if self.backend.rank == 0:
-                warn(self.store.failure)
+
+    def _land(self, last: bool = False) -> None:
+        """Wait for the save in flight, if any, and take note of how it ended; all ranks at the same step."""
+        if not self._pending:
             return
-        self._newest = path
-        if better and self.backend.rank == 0:
-            manifest.write_json(self.folder / "best.json", self.best)
+        (future, best), self._pending = self._pending, None
+        if path := future.result():
+            self._newest = path
+            if best and self.backend.rank == 0:
+                manifest.write_json(self.folder / "best.json", best)
+        elif last:  # nothing comes behind it that could be saved instead
+            raise CheckpointError(f"{self.store.failure}; make room, and the same command continues")
+        elif self.backend.rank == 0:
+            warn(self.store.failure)
+
+    def close(self) -> None:
+        """Let a save in flight come to its end, however the run came to its own."""
+        if self.writer:
+            self.writer.shutdown()
+            self.store.gather = lambda value: [value]  # lets go of the process group before it is destroyed
+
+    def _copied(self, pieces: Iterable[fragments.Piece]) -> list[fragments.Piece]:
+        """`pieces` in host memory of their own, page-locked where there is a GPU, the same at every save."""
+        copies = []
+        for piece in pieces:
+            where = f"{piece.name}|{piece.start}"
+            views = {kind: self._copy(where, kind, view) for kind, view in piece.views.items()}
+            copies.append(piece._replace(views=views))
+        if self.backend.device.type == "cuda":
+            torch.cuda.synchronize(self.backend.device)
+        return copies
+
+    def _copy(self, name: str, kind: str, view: torch.Tensor) -> torch.Tensor:
+        held = self._copies.get((name, kind))
+        if held is None or held.dtype != view.dtype:
+            held = torch.empty(view.shape, dtype=view.dtype, pin_memory=self.backend.device.type == "cuda")
+            self._copies[name, kind] = held
+        return held.copy_(view, non_blocking=True)
 
     def _is_best(self, done: int, figures: dict[str, float]) -> bool:
         name, mode = f"heldout/{self.objective.metric}", self.objective.metric_mode
@@ -116,16 +177,19 @@ class Saver:
         self.best = {"step": done, "metric": name, "value": value}
         return True
 
-    def _finish(self, staging: Path, done: int) -> list[str]:
-        """What rank 0 adds when all ranks have written their fragments."""
-        state = {
+    def _state(self, done: int) -> dict[str, Any]:
+        """What a checkpoint holds beside tensors, as of now."""
+        return {
             "step": done,
             "optimizer_steps": {net: self.backend.steps_taken(net) for net in self.backend.trained},
-            "objective": self.objective.state,
+            "objective": copy.deepcopy(self.objective.state),
             "meter": self.meter.state(),
             "best": self.best,
-            "figures": self.figures,
+            "figures": dict(self.figures),
         }
+
+    def _finish(self, staging: Path, state: dict[str, Any]) -> list[str]:
+        """What rank 0 adds when all ranks have written their fragments."""
         manifest.write_json(staging / "state.json", state)
         manifest.write_json(staging / "lineage.json", self.lineage)
         (staging / "recipe.yaml").write_text(config.dump(self.recipe))

@@ -72,7 +72,44 @@ def test_stages_divide_what_they_cut():
     assert parts["ddp"]["weights"] == parts["zero1"]["weights"] == 4 * parts["zero3"]["weights"] == n
     assert parts["ddp"]["optimizer"] == 2 * n
     assert parts["zero1"]["optimizer"] == 3 * n // 4
-    assert all(found["total"] == sum(v for k, v in found.items() if k != "total") for found in parts.values())
+    for found in parts.values():
+        assert found["total"] == sum(v for k, v in found.items() if k not in ("total", "host"))
+        assert found["host"] == 0
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+def test_offload_moves_masters_and_moments_to_the_host_and_parameters_at_stage_3(weights):
+    made = recipe(parallel={"weights": weights})
+    traced = plan.trace(made, plan.rows(made, None, 1), bf16=False)
+    n, whole = 4 * traced.numel, traced.weights
+    assert whole == n if weights == "fp32" else whole == n // 2
+    for stage in ("zero1", "zero2", "zero3"):
+        kept = plan.memory(traced, plan.Layout(stage, 4, 1, 1))
+        moved = plan.memory(traced, plan.Layout(stage, 4, 1, 1, offload="optimizer"))
+        if (stage, weights) != ("zero1", "bf16"):  # DeepSpeed has another optimiser for it, without a bucket
+            assert moved["total"] < kept["total"]
+        assert moved["optimizer"] == 0 == kept["host"]
+        assert moved["host"] >= (n + traced.moments) / 4
+    params = plan.memory(traced, plan.Layout("zero3", 4, 1, 1, offload="params"))
+    assert params["weights"] == 0
+    assert params["host"] - moved["host"] == moved["weights"] == pytest.approx(whole / 4, abs=1)
+
+
+def test_a_plan_with_offload_or_bf16_weights_takes_a_stage_that_knows_them():
+    for parallel, stage in (({"offload": "params"}, "zero3"), ({"weights": "bf16"}, "zero1")):
+        found = plan.plan(recipe(parallel=parallel), "h200", 2, 0.4, 0.0)["set"]
+        assert found["parallel.backend"] == stage
+        assert parallel.items() <= {key.removeprefix("parallel."): v for key, v in found.items()}.items()
+    alone = plan.plan(recipe(parallel={"backend": "ddp", "weights": "bf16"}), "h200", 2, 0.4, 0.0)
+    assert "parallel.weights" not in alone["set"]  # ddp has fp32 weights
+
+
+def test_a_table_shows_small_numbers_in_small_units():
+    shown = plan.table(plan.plan(recipe(), "h200", 1, 0.4, 0.0))
+    assert "MiB" in shown
+    assert " ms a step" in shown
+    assert "launching kernels" in shown
+    assert " 0.00 " not in shown
 
 
 def test_a_plan_keeps_the_batch_and_takes_what_fits(monkeypatch):
@@ -94,7 +131,6 @@ def test_a_plan_keeps_the_batch_and_takes_what_fits(monkeypatch):
     [
         ({"model": {"vocab_size": None}}, "h200", "model.vocab_size: is the tokenizer's"),
         ({}, "h900", "--device h900: is one of h200"),
-        ({"parallel": {"offload": "optimizer"}}, "h200", "offload and bf16 weights are not in the plan"),
     ],
 )
 def test_what_cannot_be_planned_is_said(sections, device, line):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from llmkit.checkpoint import fragments, store
-from llmkit.engine import optim
+from llmkit.engine import optim, saver
 from llmkit.engine.backend import Applied
 from llmkit.engine.backend_ddp import Ddp
 from tests.checkpoint import small
@@ -84,6 +84,26 @@ def full_disk(out: str, overrides: dict[str, Any], steps: list[int], caught: boo
     if not caught:
         store.Store._attempt = lambda self, work: (self.gather(work()), "")
     small.train(out, "toy", overrides)
+
+
+def slow_disk(out: str, overrides: dict[str, Any], copied: bool = True) -> list[list[int]]:
+    """A run in which each save takes a while longer; -> of each, the steps taken when it began and ended.
+
+    Without `copied`, what is written is the live state.
+    """
+    honest, seen = fragments.write, []
+
+    def write(folder, number, pieces, step=0):
+        begun = len(small.lines(out))
+        time.sleep(0.3)
+        seen.append([begun, len(small.lines(out))])
+        return honest(folder, number, pieces, step)
+
+    fragments.write = write
+    if not copied:
+        saver.Saver._copied = lambda self, pieces: list(pieces)
+    small.train(out, "toy", overrides)
+    return seen
 
 
 def mounted(out: str, overrides: dict[str, Any]) -> None:
