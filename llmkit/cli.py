@@ -265,8 +265,8 @@ def chat(
 @verb(app, "sample")
 def sample(
     ckpt: Ckpt,
-    out: Path = typer.Option(..., "--out", help="PNG file of the grid."),
-    count: int = typer.Option(64, "--count", min=1, help="Images."),
+    out: Path = typer.Option(..., "--out", help="PNG file; of a walk also a GIF."),
+    count: int = typer.Option(0, "--count", min=0, help="Images, rows or ways; default: 64, 8 or 12."),
     class_: int = typer.Option(
         None, "--class", min=0, help="Class of a conditional model; default: all in turn."
     ),
@@ -274,15 +274,22 @@ def sample(
         1.0, "--truncation", min=0, help="Scale of the noise: less varied, cleaner."
     ),
     seed: int = typer.Option(0, "--seed"),
+    classes: bool = typer.Option(False, "--classes", help="A column for each class, the noise by row."),
+    interpolate: bool = typer.Option(False, "--interpolate", help="Ways from image to image."),
+    traverse: bool = typer.Option(False, "--traverse", help="One image along each latent dimension."),
+    steps: int = typer.Option(0, "--steps", min=0, help="Images of a way; default: 9, of a GIF 24."),
     *,
     options: Options,
 ):
-    """A grid of images from a generative vision model."""
+    """A grid of images from a generative vision model, or a walk through its latent space."""
     from llmkit import sampling
 
-    sampling.sample(
-        ckpt, out, count=count, class_=class_, truncation=truncation, seed=seed, device=options.device
-    )
+    named = {"classes": classes, "interpolate": interpolate, "traverse": traverse}
+    chosen = [what for what, wanted in named.items() if wanted] or ["grid"]
+    if len(chosen) > 1:
+        raise ConfigError(f"--{chosen[0]}, --{chosen[1]}: one at a time")
+    asked = sampling.Asked(chosen[0], count, class_, truncation, seed, steps)
+    sampling.sample(ckpt, out, asked, options.device)
     typer.echo(out)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 import sys
 import time
 from pathlib import Path
@@ -65,6 +66,18 @@ class Metrics:
         for name, value in figures.items():
             if self.board and isinstance(value, (int, float)):
                 self.board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, content: bytes) -> None:
+        """Show a PNG or GIF file in TensorBoard as it is, under its name without the ending."""
+        sizes = {".png": (">II", content[16:24]), ".gif": ("<HH", content[6:10])}
+        stem, suffix = Path(name).stem, Path(name).suffix
+        if not self.board or suffix not in sizes:
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        width, height = struct.unpack(*sizes[suffix])
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=content)
+        self.board.file_writer.add_summary(Summary(value=[Summary.Value(tag=stem, image=image)]), step)
 
     def close(self) -> None:
         self.file.close()

@@ -1,42 +1,117 @@
-"""`llmkit sample CKPT --out grid.png`: images from any generative vision model."""
+"""`llmkit sample CKPT --out grid.png`: images from any generative vision model, and walks through latents.
 
+               .png                                 .gif
+(a grid)       `count` images                       -
+--classes      a column for each class              -
+--interpolate  a row for each way                   all ways at once, from image to image and on
+--traverse     a row for each latent dimension      all dimensions at once, there and back
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from llmkit import dist
+from llmkit import dist, film
 from llmkit.errors import ConfigError
 from llmkit.opened import open_model
-from llmkit.vision import gallery, noise
+from llmkit.vision import gallery, noise, walk
 
 BATCH = 64
 """Images that are made at once; which they are does not depend on it."""
+COUNTS = {"grid": 64, "classes": 8, "interpolate": 8, "traverse": 12}
+"""How many images, rows, ways or dimensions are shown of each if nobody says."""
+STEPS = {".png": 9, ".gif": 24}
+"""Images of a way, by the kind of file."""
 
 
-def sample(
-    ckpt: str,
-    out: Path,
-    *,
-    count: int = 64,
-    class_: int | None = None,
-    truncation: float = 1.0,
-    seed: int = 0,
-    device: str = "auto",
-) -> None:
-    """Write a grid of `count` images, of class `class_` or of each class in turn, as a PNG file.
+@dataclass(frozen=True)
+class Asked:
+    """What to make: a key of COUNTS, how many (0: as usual), of which class, from which seed."""
 
-    Image i is a function of (seed, i). ConfigError if the model knows no such class.
+    what: str = "grid"
+    count: int = 0
+    class_: int | None = None
+    truncation: float = 1.0
+    seed: int = 0
+    steps: int = 0
+    """Images of each way; 0: as usual."""
+
+
+def sample(ckpt: str, out: Path, asked: Asked, device: str = "auto") -> None:
+    """Write a picture (or, to a .gif, a film) of what `asked` describes.
+
+    Image i is a function of (seed, i), and of its class. ConfigError if the model has no such class, knows no
+    classes or has no latent space.
     """
     where = dist.start(device)
-    net = open_model(ckpt, head="image", device=where).net
+    net: Any = open_model(ckpt, head="image", device=where).net
     classes = net.settings.classes if net.settings.conditional else 0
-    if class_ is not None and class_ >= classes:
-        known = f"0 to {classes - 1}" if classes else "none: it was not trained with conditional=true"
-        raise ConfigError(f"--class: {class_} is not a class of the model, which knows {known}")
-    key = noise.keys(seed, count, where)
+    _refuse(asked, out, net, classes)
+    count = asked.count or COUNTS[asked.what]
+    key = noise.keys(asked.seed, count, where)
     label = torch.arange(count, device=where) % max(1, classes)
-    if class_ is not None:
-        label = torch.full_like(label, class_)
+    if asked.class_ is not None:
+        label = torch.full_like(label, asked.class_)
+    steps = asked.steps or STEPS[out.suffix]
+    if asked.what == "grid":
+        images, columns = _drawn(net, key, label, asked.truncation), round(count**0.5)
+    elif asked.what == "classes":
+        every = torch.arange(classes, device=where).repeat(count)
+        images, columns = _drawn(net, key.repeat_interleave(classes), every, asked.truncation), classes
+    else:
+        ways = WAYS[asked.what](net, key, label, steps, asked)
+        if out.suffix == ".gif":
+            out.write_bytes(_film(ways, there_and_back=asked.what == "traverse"))
+            return
+        images, columns = ways.flatten(0, 1), steps
+    out.write_bytes(gallery.sheet(images, columns))
+
+
+def _refuse(asked: Asked, out: Path, net: Any, classes: int) -> None:
+    known = f"0 to {classes - 1}" if classes else "none: it was not trained with conditional=true"
+    if asked.class_ is not None and asked.class_ >= classes:
+        raise ConfigError(f"--class: {asked.class_} is not a class of the model, which knows {known}")
+    if asked.what == "classes" and not classes:
+        raise ConfigError(f"--classes: the model knows {known}")
+    if asked.what in WAYS and not hasattr(net, "render"):
+        raise ConfigError(f"--{asked.what}: a {net.settings.name} has no latent space to walk through")
+    suffixes = (".png", ".gif") if asked.what in WAYS else (".png",)
+    if out.suffix not in suffixes:
+        raise ConfigError(f"--out: {out} does not end in {' or '.join(suffixes)}")
+
+
+def _drawn(net: Any, key: Tensor, label: Tensor, truncation: float) -> Tensor:
     batches = zip(key.split(BATCH), label.split(BATCH), strict=True)
-    images = torch.cat([net.sample(*batch, truncation) for batch in batches])
-    out.write_bytes(gallery.sheet(images, columns=round(count**0.5)))
+    return torch.cat([net.sample(*batch, truncation) for batch in batches])
+
+
+def _interpolated(net: Any, key: Tensor, label: Tensor, steps: int, asked: Asked) -> Tensor:
+    return walk.interpolation(net, key, label, steps, asked.truncation)
+
+
+@torch.no_grad()
+def _traversed(net: Any, key: Tensor, label: Tensor, steps: int, asked: Asked) -> Tensor:
+    dims = list(range(min(len(key), net.settings.latent_dim)))
+    latent = net.latents(key[:1], label[:1], asked.truncation)
+    return walk.traversal(net, latent, label[:1], key[:1], dims, steps)
+
+
+WAYS: dict[str, Callable[..., Tensor]] = {"interpolate": _interpolated, "traverse": _traversed}
+"""Images by way and step: (ways, steps, C, Y, X)."""
+
+
+def _film(ways: Tensor, there_and_back: bool) -> bytes:
+    """All ways side by side, a frame for each step."""
+    from PIL import Image
+
+    scale, columns = max(1, 64 // ways.shape[-1]), round(len(ways) ** 0.5)
+    grids = [
+        gallery.grid(ways[:, step], columns).repeat(scale, 0).repeat(scale, 1)
+        for step in range(ways.shape[1])
+    ]
+    frames = [Image.fromarray(grid[..., 0] if grid.shape[2] == 1 else grid) for grid in grids]
+    return film.gif([*frames, *frames[-2:0:-1]] if there_and_back else frames, seconds=0.1)

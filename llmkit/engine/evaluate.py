@@ -1,11 +1,12 @@
 """Evaluation in the loop: the objective's own sums over held-out rows, exact over ranks; no logits held."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from llmkit import dist
+from llmkit import dist, film
 from llmkit.engine.backend import Backend
 from llmkit.objectives.phase import Objective, add
 
@@ -14,12 +15,14 @@ class Evaluator:
     """Runs each phase on fixed held-out micro-batches, over the ranks; averaged weights if there are."""
 
     def __init__(
-        self, objective: Objective, backend: Backend, batches: dict, every: int, steps: int, samples: Path
-    ):
+        self, objective: Objective, backend: Backend, batches: dict, every: int, steps: int, samples: Path,
+        pictures: Callable[[int, str, bytes], None] = lambda step, name, content: None,
+    ):  # fmt: skip
         """`batches`: this rank's held-out micro-batches by group; every rank has the same number of them.
 
-        What the objective has to show is written into the directory `samples`.
+        What the objective has to show is written into the directory `samples`, and handed to `pictures`.
         """
+        self.pictures = pictures
         self.objective, self.backend, self.batches = objective, backend, batches
         self.every, self.steps, self.samples = every, steps, samples
 
@@ -96,3 +99,6 @@ class Evaluator:
         for name, content in files.items():
             self.samples.mkdir(exist_ok=True)
             (self.samples / f"step_{done:08d}_{name}").write_bytes(content)
+            self.pictures(done, name, content)
+        if done == self.steps and files and (path := film.write(self.samples)):
+            self.pictures(done, path.name, path.read_bytes())

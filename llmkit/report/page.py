@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from llmkit import manifest
+from llmkit import film, manifest
 from llmkit.errors import DataError
 from llmkit.report import markup, pipeline
 from llmkit.report.curves import line_chart
@@ -23,9 +23,6 @@ CHARTS = (
 
 PLAIN = ("step", "time", "tokens", "eta_s", "skipped", "step_s", "memory_gib", "mfu", "useful_tokens_per_s")
 """Logged figures that make no curve of interest."""
-
-MOST_IMAGES = 12
-"""Newest sample images that are put into the page."""
 
 
 def write(folder: Path) -> Path:
@@ -105,9 +102,11 @@ def _charts(metrics: list[dict[str, Any]]) -> list[str]:
 
 
 def _samples(folder: Path) -> list[str]:
-    """Sample images put into the page itself, and sample texts."""
+    """The newest picture of each kind and the film of all samples, put into the page itself; sample texts."""
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    images = [file for file in files if file.suffix in (".png", ".jpg")][-MOST_IMAGES:]
+    newest = {file.name.split("_", 2)[-1]: file for file in files if file.suffix in (".png", ".jpg")}
     texts = [file for file in files if file.suffix == ".txt"]
-    drawn = [markup.picture(file, file.stem) for file in images]
+    drawn = [markup.picture(file, file.stem) for file in newest.values()]
+    if path := film.write(folder):
+        drawn.append(markup.picture(path, f"samples of all {len(film.shown(folder))} evaluations"))
     return [*drawn, *(markup.details(file.stem, file.read_text(encoding="utf-8")) for file in texts)]

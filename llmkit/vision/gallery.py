@@ -2,12 +2,13 @@
 
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmkit.vision import noise
+from llmkit.vision import noise, walk
 
 
 def grid(images: Tensor, columns: int = 8, border: int = 2) -> np.ndarray:
@@ -48,6 +49,26 @@ def samples(net: nn.Module, count: int, columns: int = 8) -> bytes:
     device = next(net.parameters()).device
     label = torch.arange(count, device=device) % (net.settings.classes or 1)
     return sheet(net.sample(noise.keys(0, count, device), label), columns)
+
+
+def classes(net: Any, rows: int = 8) -> bytes:
+    """A column for each class, of many the first 16, and a row for each noise."""
+    count, device = min(net.settings.classes, 16), next(net.parameters()).device
+    key = noise.keys(0, rows, device).repeat_interleave(count)
+    return sheet(net.sample(key, torch.arange(count, device=device).repeat(rows)), count)
+
+
+def interpolations(net: Any, rows: int = 8, steps: int = 8) -> bytes:
+    """Every row goes from one image to the next row's first, always from the same noise."""
+    device = next(net.parameters()).device
+    label = torch.arange(rows, device=device) % (net.settings.classes or 1)
+    return sheet(walk.interpolation(net, noise.keys(0, rows, device), label, steps).flatten(0, 1), steps)
+
+
+def looks(net: Any, count: int) -> dict[str, bytes]:
+    """What an evaluation shows of a net with a latent space, by the file's name."""
+    files = {"samples.png": samples(net, count), "interpolations.png": interpolations(net)}
+    return files | ({"classes.png": classes(net)} if net.settings.conditional else {})
 
 
 def pairs(images: Tensor, others: Tensor) -> Tensor:

@@ -104,6 +104,8 @@ def applied(norm: nn.Module, x: Tensor, label: Tensor | None) -> Tensor:
 class Generator(nn.Module):
     """Noise, and a class if conditional, to an image."""
 
+    spherical = True
+
     def __init__(self, s: Settings):
         super().__init__()
         self.settings = s
@@ -125,11 +127,18 @@ class Generator(nn.Module):
             z = torch.cat([z, self.embed(label)], 1)
         return self.body(z, label).tanh()
 
+    def latents(self, key: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """The noise of each key, from N(0, truncation**2): (B,) -> (B, L)."""
+        return truncation * noise.normal(key, "latent", (self.settings.latent_dim,))
+
+    def render(self, latent: Tensor, label: Tensor | None = None, key: Tensor | None = None) -> Tensor:
+        """(B, L) -> (B, C, Y, X) in [0, 1]"""
+        return (self(latent, label).float() + 1) / 2
+
     @torch.no_grad()
     def sample(self, key: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """The image of each key: (B,) -> (B, C, Y, X) in [0, 1]; noise from N(0, truncation**2)."""
-        z = truncation * noise.normal(key, "latent", (self.settings.latent_dim,))
-        return (self(z, label).float() + 1) / 2
+        """The image of each key: (B,) -> (B, C, Y, X) in [0, 1]."""
+        return self.render(self.latents(key, label, truncation), label)
 
 
 class MlpGenerator(nn.Module):

@@ -8,6 +8,7 @@ Letters: B images, D width of maps, W of styles, C channels, Y X size.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -27,18 +28,14 @@ MEAN_OF = 4096
 """Draws of z behind the mean w that truncation leads to."""
 
 
-class Settings(Section):
-    """Both nets."""
+class Common(Section):
+    """Of both nets, in any StyleGAN."""
 
-    name: Literal["stylegan"] = "stylegan"
     latent_dim: int = Field(64, gt=0, description="dimensions of z and of w")
     mapping: int = Field(2, gt=0, description="layers of the mapping network")
     width: int = Field(32, gt=0, description="channels of the largest maps; doubled at each smaller size")
     widest: int = Field(512, gt=0, description="most channels of any map")
     stddev_group: int = Field(4, ge=0, description="images of a minibatch-stddev group; 0: none")
-    mixing: float = Field(
-        0.9, ge=0, le=1, description="share of training images whose later layers follow a second w"
-    )
     conditional: bool = Field(False, description="tell both nets the class")
     size: int | None = Field(None, gt=0, description="height and width, 4 times a power of two")
     channels: int | None = Field(None, gt=0, description="1 or 3; default: the data's")
@@ -46,7 +43,16 @@ class Settings(Section):
     quick_values: ClassVar[dict[str, Any]] = {"width": 4, "latent_dim": 8}
 
 
-def sizes(s: Settings) -> list[tuple[int, int]]:
+class Settings(Common):
+    """Both nets."""
+
+    name: Literal["stylegan"] = "stylegan"
+    mixing: float = Field(
+        0.9, ge=0, le=1, description="share of training images whose later layers follow a second w"
+    )
+
+
+def sizes(s: Common) -> list[tuple[int, int]]:
     """(size, channels) from 4 x 4 to the image's. ConfigError for an image of another size."""
     steps = int(math.log2(s.size / 4)) if s.size >= 4 else -1
     if steps < 0 or 4 * 2**steps != s.size:
@@ -140,7 +146,7 @@ class Conv(nn.Module):
 class Styled(nn.Module):
     """A modulated convolution, of the doubled map if `up`, noise, leaky_relu; `rgb`: without the last two."""
 
-    def __init__(self, s: Settings, inputs: int, outputs: int, kernel: int, up: bool, rgb: bool = False):
+    def __init__(self, s: Common, inputs: int, outputs: int, kernel: int, up: bool, rgb: bool = False):
         super().__init__()
         self.affine = Dense(s.latent_dim, inputs, start=1.0)
         self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel))
@@ -170,10 +176,13 @@ def initialised(net: nn.Module, name: str, p: nn.Parameter, generator: torch.Gen
 # ---- nets --------------------------------------------------------------------------------------------------
 
 
-class Generator(nn.Module):
-    """Mapping and synthesis, with skip connections to RGB."""
+class Mapped(nn.Module):
+    """A generator whose latents are w: the mapping network; a subclass's `synthesise` makes images of w."""
 
-    def __init__(self, s: Settings):
+    spherical = False
+    synthesise: Callable[..., Tensor]
+
+    def __init__(self, s: Common):
         super().__init__()
         self.settings = s
         if s.conditional and not s.classes:
@@ -182,6 +191,44 @@ class Generator(nn.Module):
         wide = s.latent_dim * (2 if s.conditional else 1)
         widths = [wide, *[s.latent_dim] * s.mapping]
         self.mapping = nn.ModuleList(Dense(a, b, rate=0.01) for a, b in zip(widths, widths[1:]))
+
+    def map(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """z (B, L) -> w (B, W)"""
+        x = normalised(z)
+        if self.embed is not None:
+            x = torch.cat([x, normalised(self.embed(F.one_hot(label, self.settings.classes).to(z.dtype)))], 1)
+        for layer in self.mapping:
+            x = F.leaky_relu(layer(x), 0.2) * GAIN
+        return x
+
+    @torch.no_grad()
+    def latents(self, key: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """The w of each key, led to the mean w by `truncation`: (B,) -> (B, W)."""
+        w = self.map(noise.normal(key, "latent", (self.settings.latent_dim,)), label)
+        if truncation == 1:
+            return w
+        many = noise.normal(noise.keys(0, MEAN_OF, key.device), "latent", (self.settings.latent_dim,))
+        labels = torch.arange(MEAN_OF, device=key.device) % (self.settings.classes or 1)
+        mean = self.map(many, labels).mean(0)
+        return mean + truncation * (w - mean)
+
+    @torch.no_grad()
+    def render(self, latent: Tensor, label: Tensor | None = None, key: Tensor | None = None) -> Tensor:
+        """w (B, W), noise from key (B,) -> (B, C, Y, X) in [0, 1]."""
+        return ((self.synthesise(latent, key).float() + 1) / 2).clamp(0, 1)
+
+    def sample(self, key: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """The image of each key: (B,) -> (B, C, Y, X) in [0, 1]."""
+        return self.render(self.latents(key, label, truncation), label, key)
+
+
+class Generator(Mapped):
+    """Mapping and synthesis, with skip connections to RGB."""
+
+    settings: Settings
+
+    def __init__(self, s: Settings):
+        super().__init__(s)
         maps = sizes(s)
         self.const = Constant(maps[0][1])
         channels = [maps[0][1], *(c for _, c in maps)]
@@ -194,15 +241,6 @@ class Generator(nn.Module):
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
         """Fill one parameter as its layer says."""
         initialised(self, name, p, generator)
-
-    def map(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """z (B, L) -> w (B, W)"""
-        x = normalised(z)
-        if self.embed is not None:
-            x = torch.cat([x, normalised(self.embed(F.one_hot(label, self.settings.classes).to(z.dtype)))], 1)
-        for layer in self.mapping:
-            x = F.leaky_relu(layer(x), 0.2) * GAIN
-        return x
 
     def mixed(self, w: Tensor, label: Tensor | None, key: Tensor) -> Tensor:
         """w (B, W) -> (B, layers, W), a second w takes over from a random layer on (style mixing)."""
@@ -236,17 +274,6 @@ class Generator(nn.Module):
             w = self.mixed(w, label, key)
         return self.synthesise(w, key)
 
-    @torch.no_grad()
-    def sample(self, key: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """The image of each key: (B,) -> (B, C, Y, X) in [0, 1]; w is led to its mean by `truncation`."""
-        w = self.map(noise.normal(key, "latent", (self.settings.latent_dim,)), label)
-        if truncation != 1:
-            many = noise.normal(noise.keys(0, MEAN_OF, key.device), "latent", (self.settings.latent_dim,))
-            labels = torch.arange(MEAN_OF, device=key.device) % (self.settings.classes or 1)
-            mean = self.map(many, labels).mean(0)
-            w = mean + truncation * (w - mean)
-        return ((self.synthesise(w, key).float() + 1) / 2).clamp(0, 1)
-
 
 class Constant(nn.Module):
     """The learned 4 x 4 map that every image starts from."""
@@ -270,7 +297,7 @@ def normalised(x: Tensor) -> Tensor:
 class Discriminator(nn.Module):
     """Residual blocks that halve the map, down to 4 x 4."""
 
-    def __init__(self, s: Settings):
+    def __init__(self, s: Common):
         super().__init__()
         self.settings = s
         maps = sizes(s)[::-1]

@@ -25,6 +25,8 @@ from llmkit.vision.likelihood import Likelihood
 class Vae(nn.Module):
     """Encoder and decoder of one image; both are told the class if `conditional`."""
 
+    spherical = True
+
     class Settings(Section):
         name: Literal["vae"] = "vae"
         net: Literal["mlp", "conv"] = Field("mlp", description="fully connected, or convolutions in stages")
@@ -65,11 +67,18 @@ class Vae(nn.Module):
         """z (B, L) -> (B, K, C, Y, X), the likelihood's numbers."""
         return self.decoder(z, self._class(label, z)).view(len(z), -1, *self.shape)
 
+    def latents(self, key: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """z ~ N(0, truncation**2) of each key: (B,) -> (B, L)."""
+        return truncation * noise.normal(key, "latent", (self.settings.latent_dim,))
+
+    def render(self, latent: Tensor, label: Tensor | None = None, key: Tensor | None = None) -> Tensor:
+        """The expected image at each z: (B, L) -> (B, C, Y, X) in [0, 1]."""
+        return likelihood.mean(self.settings.likelihood, self.decode(latent, label))
+
     @torch.no_grad()
     def sample(self, key: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """The expected image at z ~ N(0, truncation**2), from each key: (B,) -> (B, C, Y, X) in [0, 1]."""
-        z = truncation * noise.normal(key, "latent", (self.settings.latent_dim,))
-        return likelihood.mean(self.settings.likelihood, self.decode(z, label))
+        """The image of each key: (B,) -> (B, C, Y, X) in [0, 1]."""
+        return self.render(self.latents(key, label, truncation), label)
 
     def _class(self, label: Tensor | None, like: Tensor) -> Tensor | None:
         s = self.settings

@@ -21,10 +21,12 @@ from llmkit.config import Section
 from llmkit.objectives.phase import Objective, Phase
 from llmkit.objectives.vision import comparison
 from llmkit.registry import register
-from llmkit.vision import gallery, likelihood, noise
+from llmkit.vision import gallery, likelihood, noise, walk
 
 SHOWN = 64
 """Images in a grid."""
+TRAVERSED, STEPS = 12, 9
+"""Latent dimensions that are traversed, and images of each."""
 
 
 @register("objective", "vae")
@@ -59,6 +61,7 @@ class VaeObjective(Objective):
             return self
 
     phases = (Phase("train", "model"),)
+    walked = b""
     watched: Tensor | None = None
     """The first held-out images of the last evaluation and their reconstructions, one after the other."""
 
@@ -99,10 +102,19 @@ class VaeObjective(Objective):
         if not torch.is_grad_enabled() and self.watched is None:
             again = likelihood.mean(kind, net.decode(mean[:SHOWN], label[:SHOWN]))
             self.watched = gallery.pairs(batch["image"][:SHOWN].float() / 255, again)
+            self.walked = self.traversals(net, mean, log_var, label, batch["key"])
         if s.eval_particles and not torch.is_grad_enabled():
             weights = self.log_weights(net, x, label, mean, log_var, batch["key"], s.eval_particles)
             seen["nll"] = -(log_mean(weights) * valid).sum()
         return (training * valid).sum() / total["images"], seen
+
+    def traversals(self, net, mean: Tensor, log_var: Tensor, label: Tensor, key: Tensor) -> bytes:
+        """A held-out image, a row for each latent dimension led from -3 to 3; the most used ones first."""
+        used = (mean.square() + log_var.exp() - 1 - log_var).mean(0)
+        dims = used.argsort(descending=True)[:TRAVERSED].tolist()
+        return gallery.sheet(
+            walk.traversal(net, mean[:1], label[:1], key[:1], dims, STEPS).flatten(0, 1), STEPS
+        )
 
     def penalty(self, kl: Tensor, step: int) -> Tensor:
         """What the KL (B,) costs at `step`."""
@@ -134,10 +146,10 @@ class VaeObjective(Objective):
         return {name: seen[name] / seen["images"] for name in names if name in seen}
 
     def show(self, nets):
-        """Samples, by class if the model knows any, and held-out images beside their reconstructions."""
-        files = {"samples.png": gallery.samples(nets["model"], SHOWN)}
+        """Samples, by class if the model knows any, ways between them, reconstructions, traversals."""
+        files = gallery.looks(nets["model"], SHOWN)
         if self.watched is not None:
-            files["reconstructions.png"] = gallery.sheet(self.watched)
+            files |= {"reconstructions.png": gallery.sheet(self.watched), "traversals.png": self.walked}
             self.watched = None
         return files
 

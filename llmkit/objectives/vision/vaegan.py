@@ -112,7 +112,7 @@ class VaeGanObjective(Objective):
 
     def show(self, nets):
         """Samples, by class if the model knows any, and held-out images beside their reconstructions."""
-        files = {"samples.png": gallery.samples(nets["g"], SHOWN)}
+        files = gallery.looks(nets["g"], SHOWN)
         if self.watched is not None:
             files["reconstructions.png"] = gallery.sheet(self.watched)
             self.watched = None
