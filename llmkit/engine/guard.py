@@ -26,7 +26,7 @@ class Guard:
             kept = f"back to {newest()}" if newest() else "no checkpoint was saved before that began"
             raise DivergedError(
                 f"step {done}: objective.{objective.verdict or objective.warning}; {kept}; "
-                "use that one, or change the reward, kl or the rule, and another out="
+                "use that one, or change optim, the objective or the rule, and take another out="
             )
 
     def check(self, done: int, newest) -> None:

@@ -37,7 +37,8 @@ def take_update(objective: Objective, phase, backend, group, meter, guard):
     seen = add(backend.micro(phase, b, total, last=i + 1 == len(group)) for i, b in enumerate(group))
     outcome = backend.step(phase)
     if type(objective).after is not Objective.after:
-        objective.after(phase, backend.total(seen), bool(outcome.applied))
+        known = backend.total(seen) | {"grad_norm": outcome.grad_norm}
+        objective.after(phase, known, bool(outcome.applied))
     meter.add(phase, seen, outcome)
     guard.watch(outcome)
 

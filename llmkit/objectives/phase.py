@@ -101,7 +101,10 @@ class Objective:
         return group
 
     def after(self, phase: Phase, seen: Numbers, applied: bool) -> None:
-        """Controllers. `seen` is summed over micro-batches and ranks; this costs an all-reduce an update."""
+        """Controllers. `seen` is summed over micro-batches and ranks; this costs an all-reduce an update.
+
+        Beside the sums stands `grad_norm`, of the whole gradient before it was clipped.
+        """
 
     def show(self, nets: dict[str, nn.Module]) -> dict[str, bytes]:
         """Files by name, made at every evaluation and kept in the run's samples/: a grid of images, say."""

@@ -13,7 +13,9 @@ ROWS = {
     "valid": np.ones(60, bool),
     "real": DRAWS.normal(size=(60, 4)),
     "fake": 2 * DRAWS.normal(size=(60, 4)),
-    "hit": DRAWS.uniform(size=60) < 0.25,
+    "guess": DRAWS.choice(4, size=60, p=[0.5, 0.49, 0.01, 0]),
+    "label": np.arange(60) % 4,
+    "classes": np.full(60, 4),
 }
 
 
@@ -30,7 +32,8 @@ def test_the_figures_are_those_of_the_metrics():
     a, b = (metrics.Moments(4).add(ROWS[name]) for name in ("real", "fake"))
     assert found["frechet"] == pytest.approx(metrics.frechet(a, b))
     assert (found["precision"], found["recall"]) == metrics.precision_recall(ROWS["real"], ROWS["fake"])
-    assert found["class_hits"] == ROWS["hit"].mean()
+    assert found["class_hits"] == (ROWS["guess"] == ROWS["label"]).mean()
+    assert found["modes"] == len(np.unique(ROWS["guess"])) == 2
     assert "class_hits" not in figures([ROWS], conditional=False)
 
 

@@ -19,6 +19,7 @@ from llmkit.objectives.phase import Objective, add
 from llmkit.objectives.rl import kl, rollout, watch
 from llmkit.objectives.rl.rewards import Rewards
 from llmkit.objectives.rl.surrogate import aggregate, clipped
+from llmkit.objectives.watch import heed
 
 SHOWN = 24
 """Replies of a sample table."""
@@ -249,7 +250,7 @@ class PolicyGradient(Objective):
             count = replies / s.epochs
             self.state["kl"] = kl.adapted(self.state["kl"], found, s.kl_target, count, s.kl_horizon)
         wrong = watch.broken(s.stop, self.metrics(phase, seen), self.state)
-        self.warning, self.verdict = watch.heed(s.stop, wrong, self.state)
+        self.warning, self.verdict = heed(wrong, s.stop.patience, self.state)
 
     def show(self, nets):
         """A table of the last replies: what was asked, said and expected, and the reward."""

@@ -1,7 +1,6 @@
-"""Rules that end a run which has learned to please its reward instead of doing the task.
+"""Rules that end a run which has learned to please its reward instead of doing the task (../watch.py).
 
-Every update is looked at; a rule that is broken `patience` updates in a row ends the run. While one is broken
-nothing is saved, so the newest checkpoint is from before it began: that is what the run goes back to.
+Every update is looked at; a rule that is broken `patience` updates in a row ends the run.
 """
 
 from pydantic import Field
@@ -27,12 +26,15 @@ class StopRules(Section):
     patience: int = Field(5, ge=1, description="updates in a row that break a rule before the run is ended")
 
 
+RULES = ("kl", "entropy", "length", "repetition", "disagreement")
+
+
 def broken(rules: StopRules, figures: dict[str, float], state: dict[str, float]) -> dict[str, str]:
-    """{rule: what is wrong} of one update. `state` keeps what the first update looked like."""
+    """What is wrong with one update by rule, "" if nothing. `state` keeps what the first one looked like."""
     for key in ("length", "reward", "reward_std", "judged", "judged_std"):
         if key in figures:
             state.setdefault(f"first_{key}", figures[key])
-    out = {}
+    out = dict.fromkeys(RULES, "")
     if rules.kl and figures["kl"] > rules.kl:
         out["kl"] = f"KL of {figures['kl']:.3g} nats per token"
     if rules.entropy and figures["entropy"] < rules.entropy:
@@ -50,14 +52,3 @@ def _lead(figures: dict[str, float], state: dict[str, float]) -> float:
     gain = {key: (figures[key] - state[f"first_{key}"]) / max(state[f"first_{key}_std"], 1e-6)
             for key in ("reward", "judged")}  # fmt: skip
     return gain["reward"] - gain["judged"]
-
-
-def heed(rules: StopRules, wrong: dict[str, str], state: dict[str, float]) -> tuple[str, str]:
-    """Count the broken rules in `state` -> (a warning while one is, the verdict if that is too long)."""
-    warning = verdict = ""
-    for rule in ("kl", "entropy", "length", "repetition", "disagreement"):
-        count = state[f"broken_{rule}"] = state.get(f"broken_{rule}", 0.0) + 1 if rule in wrong else 0.0
-        if rule in wrong:
-            warning = f"stop.{rule}: {wrong[rule]}"
-            verdict = verdict or (warning if count >= rules.patience else "")
-    return warning, verdict

@@ -6,6 +6,8 @@
 Which images are made is a function of the held-out rows' keys, so any number of ranks compares the same ones.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -19,6 +21,10 @@ FEWEST = 8
 """Images of either kind below which there is nothing to compare."""
 
 
+FEW = 0.1
+"""A class that fewer generated images seem to be of than this part of an equal share is no mode."""
+
+
 class Settings(Section):
     """What images are compared in."""
 
@@ -27,26 +33,31 @@ class Settings(Section):
 
 
 class Comparison:
-    """`maker` is the net whose `sample` makes images."""
+    """`maker` is the net whose `sample` makes images; `heard` is told the figures, on every rank."""
 
-    def __init__(self, settings: Settings, maker: str):
-        self.settings, self.maker = settings, maker
+    def __init__(
+        self, settings: Settings, maker: str, heard: Callable[[dict[str, float]], None] | None = None
+    ):
+        self.settings, self.maker, self.heard = settings, maker, heard
         self._extractor: torch.nn.Module | None = None
 
     @torch.no_grad()
     def rows(self, nets, batch: Batch) -> dict[str, np.ndarray]:
-        """Features of a batch's images and of generated ones, by row: key, valid, real, fake, hit."""
+        """Features of a batch's images and of generated ones, and the class these seem to be of, by row."""
         key, label = batch["key"], batch["label"]
         if self._extractor is None:
             self._extractor = open_model(self.settings.extractor, "features", key.device).net
         net = self._extractor
         image = (nets[self.maker].sample(key, label).float() * 255).round() / 255
+        guess = net(image)
         found = {
             "key": key,
             "valid": batch["valid"],
             "real": net.features(batch["image"].float() / 255).double(),
             "fake": net.features(image).double(),
-            "hit": net(image).argmax(1) == label,
+            "guess": guess.argmax(1),
+            "label": label,
+            "classes": torch.full_like(key, guess.shape[1]),
         }
         return {name: value.cpu().numpy() for name, value in found.items()}
 
@@ -65,4 +76,12 @@ class Comparison:
         kid, _ = metrics.kernel_distance(real, fake, self.settings.kid_subsets)
         precision, recall = metrics.precision_recall(real, fake)
         out = {"frechet": metrics.frechet(*moments), "kid": kid, "precision": precision, "recall": recall}
-        return out | ({"class_hits": float(found["hit"][order].mean())} if conditional else {})
+        guess, classes = found["guess"][order], int(found["classes"][0])
+        if classes > 1:
+            shares = np.bincount(guess, minlength=classes) / len(guess)
+            out["modes"] = int((shares >= FEW / classes).sum())
+        if conditional:
+            out["class_hits"] = float((guess == found["label"][order]).mean())
+        if self.heard:
+            self.heard(out)
+        return out

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from llmkit.config import Section
 from llmkit.objectives.phase import Objective, Phase
-from llmkit.objectives.vision import comparison
+from llmkit.objectives.vision import collapse, comparison
+from llmkit.objectives.watch import heed
 from llmkit.registry import register
 from llmkit.vision import augment, gallery, noise
 
@@ -58,11 +59,16 @@ class GanObjective(Objective):
             500_000, gt=0, description="images over which the probability of augmentation can rise to 1"
         )
         ada_every: int = Field(4, gt=0, description="updates of d between changes of that probability")
+        stop: collapse.StopRules = collapse.StopRules()
 
         @model_validator(mode="after")
         def _bounded(self):
             if self.r2 and self.loss != "relativistic":
                 raise ValueError("r2 belongs to the relativistic loss; set it to 0")
+            if self.stop.accuracy and self.loss in ("wasserstein", "relativistic"):
+                raise ValueError("stop.accuracy: scores of this loss have no zero; set it to 0")
+            if self.stop.modes and not self.distance:
+                raise ValueError("stop.modes needs an extractor to tell classes by; set distance")
             return self
 
     def __init__(self, settings: Settings):
@@ -73,7 +79,8 @@ class GanObjective(Objective):
         if s.r1:
             phases.insert(1, Phase("r1", "d", every=s.r1_every, double_backward=True))
         self.phases = tuple(phases)
-        self.comparison = comparison.Comparison(s.distance, "g") if s.distance else None
+        self.comparison = comparison.Comparison(s.distance, "g", self.compared) if s.distance else None
+        self._warnings: dict[str, str] = {}
         self.draws = s.critic_updates
         if s.ada_target:
             self.state |= {"augment": 0.0, "sign": 0.0, "signed": 0.0, "updates": 0.0}
@@ -156,8 +163,13 @@ class GanObjective(Objective):
         return augment.augmented(x, batch["key"], p, purpose)
 
     def after(self, phase, seen, applied):
-        """Every `ada_every` updates of d, one step of the probability towards the target."""
+        """Heed the stop rules; every `ada_every` updates of d, a step of the probability to its target."""
         s, state = self.settings, self.state
+        if "grad_norm" in seen and (s.stop.accuracy or s.stop.grad_norm):
+            sums = {name: float(value) for name, value in seen.items()}
+            figures = self.metrics(phase, sums) if phase.name == "d" else {}
+            found = collapse.of_update(s.stop, phase.name, figures, sums["grad_norm"])
+            self._told(phase.name, *heed(found, s.stop.patience, state))
         if phase.name != "d" or not s.ada_target:
             return
         state["sign"] += float(seen["sign"])
@@ -170,6 +182,17 @@ class GanObjective(Objective):
         state["augment"] = min(1.0, max(0.0, state["augment"] + step))
         state |= {"sign": 0.0, "signed": 0.0, "updates": 0.0}
 
+    def compared(self, figures: dict[str, float]) -> None:
+        """Heed the stop rules that are about an evaluation."""
+        found = collapse.of_evaluation(self.settings.stop, int(figures.get("modes", 0)), self.state)
+        self._told("evaluation", *heed(found, collapse.MODES_PATIENCE, self.state))
+
+    def _told(self, who: str, warning: str, verdict: str) -> None:
+        """What one phase (or evaluations) warns of stands until the same one takes it back."""
+        self._warnings[who] = warning
+        self.warning = next(filter(None, self._warnings.values()), "")
+        self.verdict = self.verdict or verdict
+
     def metrics(self, phase, seen):
         """Means over images; `accuracy` is d's on real and fake together, 0.5 when it cannot tell."""
         names = ("loss", "real", "fake", "slope")
@@ -181,8 +204,8 @@ class GanObjective(Objective):
         return out
 
     def show(self, nets):
-        """The same noise every time; class by class if the model knows classes."""
-        return {"samples.png": gallery.samples(nets["g"], SHOWN)}
+        """Samples, class by class if the model knows classes, and ways between them; of the same noise."""
+        return gallery.looks(nets["g"], SHOWN)
 
 
 def real(batch) -> Tensor:

@@ -6,7 +6,8 @@ from llmkit import config
 from llmkit.errors import ConfigError
 from llmkit.objectives.rl.grpo import Grpo
 from llmkit.objectives.rl.policy import PolicyGradient
-from llmkit.objectives.rl.watch import StopRules, broken, heed
+from llmkit.objectives.rl.watch import StopRules, broken
+from llmkit.objectives.watch import heed
 from tests import ranks
 from tests.checkpoint.small import lines, newest
 from tests.objectives.rl import small
@@ -58,8 +59,8 @@ FIGURES = {"kl": 0.1, "entropy": 1.0, "length": 10.0, "repetition": 0.1, "reward
     ],
 )
 def test_each_rule_looks_at_its_own_figure(rule, limit, later):
-    rules, state = StopRules(**{rule: limit, "patience": 2}), {}
-    seen = [heed(rules, broken(rules, FIGURES | now, state), state) for now in ({}, later, {}, later, later)]
+    rules, state = StopRules(**{rule: limit}), {}
+    seen = [heed(broken(rules, FIGURES | now, state), 2, state) for now in ({}, later, {}, later, later)]
     assert [bool(warning) for warning, _ in seen] == [False, True, False, True, True]
     assert [bool(verdict) for _, verdict in seen] == [False, False, False, False, True]
     assert seen[-1][1].startswith(f"stop.{rule}: ")
@@ -68,7 +69,7 @@ def test_each_rule_looks_at_its_own_figure(rule, limit, later):
 def test_a_reward_that_the_judge_shares_is_no_disagreement():
     rules, state = StopRules(disagreement=1.5), {}
     broken(rules, FIGURES, state)
-    assert not broken(rules, FIGURES | {"reward": 1.0, "judged": 3.0}, state)
+    assert not any(broken(rules, FIGURES | {"reward": 1.0, "judged": 3.0}, state).values())
 
 
 @pytest.mark.parametrize(
