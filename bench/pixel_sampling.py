@@ -8,7 +8,7 @@ import time
 import torch
 
 from llmkit.models.blocks import initialise
-from llmkit.vision import noise
+from llmkit.vision import noise, pixels
 from llmkit.vision.pixel import Pixel
 
 
@@ -21,7 +21,7 @@ def whole(net: Pixel, key: torch.Tensor) -> torch.Tensor:
     for row in range(s.size):
         for column in range(s.size):
             out = net(x[:, :, : row + 1])[:, :, row, column]
-            x[:, :, row, column] = net._drawn(out, u[:, row, column], 1.0)
+            x[:, :, row, column] = pixels.draw(s, out, u[:, row, column], 1.0)
     return (x + 1) / 2
 
 

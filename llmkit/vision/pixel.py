@@ -11,6 +11,7 @@ whole row) and a `step` (one pixel).
 Letters: B images, D width, C channels, Y X size, M numbers for each pixel.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,11 +19,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from llmkit.config import Section
-from llmkit.errors import ConfigError
 from llmkit.models.blocks import attend
 from llmkit.registry import register
-from llmkit.vision import mixture, noise
+from llmkit.vision import pixels
 from llmkit.vision.layers import fill
 
 
@@ -30,30 +29,18 @@ from llmkit.vision.layers import fill
 class Pixel(nn.Module):
     """The distribution of each pixel given the ones before it, and the class if conditional."""
 
-    class Settings(Section):
+    class Settings(pixels.Settings):
         name: Literal["pixel"] = "pixel"
         net: Literal["pixelcnn", "gated", "snail"] = Field("gated", description="kind of blocks")
         width: int = Field(32, gt=0, description="channels")
         layers: int = Field(5, gt=0, description="blocks")
-        likelihood: Literal["bernoulli", "mixture"] = Field(
-            "bernoulli", description="binarised grey pixels, or 256 levels by logistic mixtures"
-        )
-        components: int = Field(10, gt=0, description="of the mixture")
-        conditional: bool = Field(False, description="tell every block the class")
-        size: int | None = Field(None, gt=0, description="height and width; default: the data's")
-        channels: int | None = Field(None, gt=0, description="1 or 3; default: the data's")
-        classes: int | None = Field(None, ge=0, description="number of classes; default: the data's")
         quick_values: ClassVar[dict[str, Any]] = {"width": 8, "layers": 2}
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, numbers: int | None = None):
+        """`numbers` of a pixel, where they are not those of the likelihood."""
         super().__init__()
         self.settings = s = settings
-        if s.likelihood == "bernoulli" and s.channels != 1:
-            raise ConfigError(
-                "model.likelihood: bernoulli is for grey images; use mixture, or data.channels=1"
-            )
-        if s.conditional and not s.classes:
-            raise ConfigError("model.conditional: the images have no classes; set it to false")
+        numbers = numbers or pixels.numbers(s)
         inputs = s.channels + 1  # one channel of ones tells the border from black
         self.above = Window(inputs, s.width, (3, 7), (3, 3, 3, 0))
         self.left = Window(inputs, s.width, (1, 3), (3, 0, 0, 0))
@@ -62,8 +49,7 @@ class Pixel(nn.Module):
         self.blocks = nn.ModuleList(block(s.width, *told) for _ in range(s.layers))
         classes = range(s.layers if s.conditional else 0)
         self.embeds = nn.ModuleList(nn.Embedding(s.classes, s.width) for _ in classes)
-        one = s.likelihood == "bernoulli"
-        self.last = nn.Conv2d(s.width, 1 if one else mixture.numbers(s.channels, s.components), 1)
+        self.last = nn.Conv2d(s.width, numbers, 1)
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
         """Fill one parameter, by fan in."""
@@ -86,28 +72,28 @@ class Pixel(nn.Module):
 
     def nll(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """-log p(x): x (B, C, Y, X) in [-1, 1] -> (B,) nats."""
-        out = self(x, label)
-        if self.settings.likelihood == "bernoulli":
-            return mixture.binary_nll(out, (x > 0).float())
-        return mixture.nll(out, x, self.settings.components)
+        return pixels.nll(self.settings, self(x, label), x)
 
     @torch.no_grad()
     def sample(self, key: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """Draw images pixel by pixel: (B,) keys -> (B, C, Y, X) in [0, 1].
+        """Draw images pixel by pixel: (B,) keys -> (B, C, Y, X) in [0, 1]; truncation as `pixels.draw`."""
+        s, u = self.settings, pixels.chance(self.settings, key)
 
-        `truncation` below 1 sharpens every pixel's distribution: a temperature of logits and scales.
-        """
-        s, B = self.settings, len(key)
+        def choose(out: Tensor, row: int, column: int) -> Tensor:
+            return pixels.draw(s, out, u[:, row, column], truncation)
+
+        return (self.drawn(len(key), label, choose) + 1) / 2
+
+    def drawn(self, B: int, label: Tensor | None, choose: Callable[[Tensor, int, int], Tensor]) -> Tensor:
+        """(B, C, Y, X), each pixel chosen in turn: `choose(out (B, M), row, column)` gives (B, C)."""
+        s = self.settings
         Y = X = s.size
-        edge = self.above.pad[0]
-        x = torch.zeros(
-            B, s.channels + 1, Y + edge, X + 2 * edge, device=key.device
-        )  # zeros above and beside
+        edge, zeros = self.above.pad[0], self.above.conv.weight.new_zeros
+        x = zeros(B, s.channels + 1, Y + edge, X + 2 * edge)  # zeros above and beside
         x[:, -1, edge:, edge : edge + X] = 1
-        u = noise.uniform(key, "pixels", (Y, X, s.components + s.channels))
         told = [embed(label)[:, :, None, None] for embed in self.embeds]
-        kept = [block.kept(B, Y, X, self.above.conv.weight.new_zeros) for block in self.blocks]
-        before = x.new_zeros(B, s.channels + 1, 1, 1)
+        kept = [block.kept(B, Y, X, zeros) for block in self.blocks]
+        before = zeros(B, s.channels + 1, 1, 1)
         for row in range(Y):
             above = v = self.above.conv(x[:, :, row : row + edge])
             for block, state in zip(self.blocks, kept):
@@ -118,20 +104,9 @@ class Pixel(nn.Module):
                 for i, (block, state) in enumerate(zip(self.blocks, kept)):
                     h = block.step(state, row, column, h + told[i] if told else h, before)
                 out = self.last(F.elu(h))[:, :, 0, 0].float()
-                drawn = self._drawn(out, u[:, row, column], max(truncation, 1e-3))
-                x[:, :-1, row + edge, edge + column] = drawn
+                x[:, :-1, row + edge, edge + column] = choose(out, row, column)
                 before = x[:, :, row + edge : row + edge + 1, edge + column : edge + column + 1]
-        return (x[:, :-1, edge:, edge : edge + X] + 1) / 2
-
-    def _drawn(self, out: Tensor, u: Tensor, temperature: float) -> Tensor:
-        s = self.settings
-        if s.likelihood == "bernoulli":
-            return 2 * (u[:, :1] < (out / temperature).sigmoid()).float() - 1
-        k, scales = s.components, slice(s.components * (1 + s.channels), s.components * (1 + 2 * s.channels))
-        out = out.clone()
-        out[:, :k] /= temperature
-        out[:, scales] += torch.tensor(temperature).log()
-        return mixture.draw(out, u, s.channels, k)
+        return x[:, :-1, edge:, edge : edge + X]
 
 
 class Window(nn.Module):

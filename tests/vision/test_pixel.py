@@ -7,7 +7,7 @@ import torch
 
 from llmkit.errors import ConfigError
 from llmkit.models.blocks import initialise
-from llmkit.vision import likelihood, mixture, noise
+from llmkit.vision import likelihood, mixture, noise, pixels
 from llmkit.vision.pixel import Pixel
 
 KINDS = ["pixelcnn", "gated", "snail"]
@@ -98,7 +98,7 @@ def whole(made: Pixel, key: torch.Tensor, label: torch.Tensor, truncation: float
     for row in range(s.size):
         for column in range(s.size):
             out = made(x, label)[:, :, row, column]
-            x[:, :, row, column] = made._drawn(out, u[:, row, column], truncation)
+            x[:, :, row, column] = pixels.draw(s, out, u[:, row, column], truncation)
     return (x + 1) / 2
 
 
