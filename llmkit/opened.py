@@ -126,8 +126,9 @@ def _checkpoint(path: Path, head: str | None) -> Opened:
     reader, settings = adapted.reader(path), model_settings(recipe, path)
     several = heads.parts(settings)
     name = next(iter(several)) if several else choose(reader, head)
-    kind = "ema" if "ema" in reader.kinds(name) else "param"
-    tensors = reader.whole(name, kind) | reader.whole(name, "buffer")
+    tensors = reader.whole(name, "param") | reader.whole(name, "buffer")
+    if "ema" in reader.kinds(name):
+        tensors |= reader.whole(name, "ema")  # not of weights that are frozen
     tensors.pop("value_head.weight", None)  # PPO's, of no use to a language model
     labelled = heads.label_head(tensors)
     outputs = len(tensors[f"{labelled}_head.weight"]) if labelled else None

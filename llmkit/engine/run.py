@@ -59,6 +59,9 @@ class _Run:
         self.start = Start(recipe.init) if recipe.init else None
         if recipe.model is None:
             recipe = recipe.model_copy(update={"model": self.start.model})
+        elif hasattr(recipe.model, "begun"):  # a model around the one that the run starts from
+            model = recipe.model.begun(self.start.model if self.start else None)
+            recipe = recipe.model_copy(update={"model": model})
         self.train_set = registry.find("dataset", recipe.data.name)(recipe.data, "train", recipe.run.seed)
         self.heldout_set = registry.find("dataset", recipe.data.name)(recipe.data, "heldout", recipe.run.seed)
         self.recipe = resolved(recipe, self.train_set)
@@ -123,7 +126,9 @@ class _Run:
         meter.skipped = lambda: guard.skipped
         meter.planned = functools.partial(_planned, recipe, self.settled)
         batches = heldout.groups(recipe.run.eval_rows)
-        evaluator = Evaluator(objective, backend, batches, recipe.run.eval_every, steps, self.out / "samples")
+        pictures = {"pictures": meter.metrics.picture} if meter.metrics else {}
+        folder = self.out / "samples"
+        evaluator = Evaluator(objective, backend, batches, recipe.run.eval_every, steps, folder, **pictures)
         book = self._ledger(begun) if recipe.run.ledger else None
         data.ledger = book
         try:

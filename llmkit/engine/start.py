@@ -18,7 +18,7 @@ from llmkit.models.adapter import canonical, is_magnitude, is_part, owner
 from llmkit.models.heads import LABELLED, label_head
 from llmkit.opened import resolve
 
-FRESH = ("score.", "value_head.", "score_head.", "pooler.", *(f"{head}_head." for head in LABELLED))
+FRESH = ("score.", "value_head.", "score_head.", "pooler.", "prior.", *(f"{head}_head." for head in LABELLED))
 """What a net may have beside the net that it starts from: it keeps its fresh values."""
 
 
@@ -76,6 +76,8 @@ class Start:
                 pieces = [piece for piece in pieces if piece[0] in borrowed]
             self.reader.into(self._renamed(pieces))
             self._measure(pieces)
+            if not resumed:
+                self.reader.into(self._buffers(backend.nets[name]))
             backend.refresh(name)
             return
         named = backend.nets[name].named_parameters()
@@ -93,6 +95,14 @@ class Start:
                 raise CheckpointError(
                     f"{self.path}: holds no {name}; its model and the recipe's model differ"
                 )
+
+    def _buffers(
+        self, net: torch.nn.Module
+    ) -> Iterator[tuple[str, torch.Size, int, dict[str, torch.Tensor]]]:
+        """The persistent buffers of `net` that the checkpoint has too: running means, averaged codebooks."""
+        for name, shape, start, views in fragments.buffers(net):
+            if found := self._stored(name):
+                yield found, torch.Size(shape), start, views
 
     def _stored(self, name: str) -> str | None:
         """What the checkpoint calls the parameter `name`, whichever of the two has a head, or None."""

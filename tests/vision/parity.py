@@ -52,6 +52,8 @@ PROBLEMS = {
     "vq_average": problem("vq_average", "vq", decay=0.5, restart=4.0),
     "vq2_average": problem("vq2_average", "vq", decay=0.5),
     "pixel": problem("pixel", "pixel", ema=0.9, binarise="dynamic", changes={"net": "gated"}),
+    "pixelcnnpp": problem("pixelcnnpp", "pixel", ema=0.9, binarise="dynamic"),
+    "stylegan3": problem("stylegan3", "stylegan", ema=0.9, r1=0.1, r1_every=2, path_weight=0),
     "stylegan": problem("stylegan", "stylegan", ema=0.9, r1=0.1, r1_every=2, path_every=2, path_decay=0.5),
     "gan": problem("gan", "gan", ema=0.9),
     "class_norm": problem("class_norm", "gan", loss="hinge", ema=0.9),

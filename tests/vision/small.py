@@ -47,6 +47,16 @@ MODELS = {
     },
     "recogniser": {"name": "recogniser", "width": 4, "layers": 2},
     "stylegan": {"name": "stylegan", "latent_dim": 6, "width": 4, "stddev_group": 0, "conditional": True},
+    "stylegan3": {
+        "name": "stylegan3",
+        "latent_dim": 6,
+        "width": 4,
+        "layers": 3,
+        "stddev_group": 0,
+        "conditional": True,
+    },
+    "pixelcnnpp": {"name": "pixelcnnpp", "width": 4, "layers": 1, "levels": 2, "conditional": True},
+    "vq_prior": {"name": "vq_prior", "width": 8, "layers": 1, "conditional": True},
     "pixel": {"name": "pixel", "net": "snail", "width": 8, "layers": 1, "conditional": True},
     "sngan": {"name": "gan", "net": "resnet", "width": 4, "layers": 2, "latent_dim": 5, "spectral": True},
 }
@@ -69,6 +79,9 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "ada_images": 32,
         "ada_every": 1,
     },
+    "stylegan3": {"name": "stylegan", "r1": 0.1, "r1_every": 2, "path_weight": 0},
+    "pixelcnnpp": {"name": "pixel", "binarise": "dynamic"},
+    "vq_prior": {"name": "pixel"},
     "pixel": {"name": "pixel", "binarise": "dynamic"},
     "sngan": {"name": "gan", "loss": "hinge"},
 }

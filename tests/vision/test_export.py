@@ -18,8 +18,10 @@ from tests import ranks
 from tests.vision import small
 
 SHAPE = {"size": 8, "channels": 1, "classes": 4}
+CODEC = {"size": 8, "channels": 1, "width": 4, "layers": 1, "blocks": 1, "codes": 8, "code_dim": 2}
 MODELS = {
     **small.MODELS,
+    "vq_prior": {**small.MODELS["vq_prior"], "codec": {"name": "vq", "codebooks": "average", **CODEC}},
     "mlp_vae": {"name": "vae", "width": 8, "conditional": True},
     "mixture": {"name": "pixel", "width": 8, "layers": 1, "likelihood": "mixture", "channels": 3},
     "bernoulli_mixture": {"name": "bernoulli_mixture", "components": 3},
@@ -93,6 +95,11 @@ def edited(folder: Path, **changes) -> None:
     [
         ({"settings": {"auto_map": {"AutoModel": "x.Y"}}}, TrustError, "asks to run code"),
         ({"settings": {"name": "vae", "width": 10**9}}, TrustError, "width is 1000000000; no model has that"),
+        (
+            {"model": "vq_prior", "settings": {"name": "vq_prior", "codec": {"name": "vq", "codes": 10**9}}},
+            TrustError,
+            "codes is 1000000000; no model has that",
+        ),
         ({"settings": {"name": "vae", "wdth": 4}}, ConfigError, "settings: wdth"),
         ({"model": "os.system"}, ConfigError, "states no model that llmkit knows"),
         ({"settings": {**SHAPE, "name": "vae", "width": 5}}, CheckpointError, "tensors do not fit the model"),

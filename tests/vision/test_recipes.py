@@ -30,6 +30,8 @@ def quick(recipes: list[str], data: str, out: str) -> None:
         asked = {"out": f"{out}/{recipe}", "run.steps": 2, "parallel.threads": 1}
         if config.read(f"vision/{recipe}")["data"]["name"] == "images":
             asked["data.source"] = data
+        if config.read(f"vision/{recipe}")["model"]["name"] == "vq_prior":
+            asked["init"] = f"{out}/vq_average_tiny"
         verbs.perform("train", f"vision/{recipe}", asked, options)
 
 
@@ -72,6 +74,40 @@ def test_samples_are_a_function_of_the_seed(recipe, runs, tmp_path):
         grids.append(np.asarray(Image.open(out)))
     assert np.array_equal(grids[0], grids[1])
     assert not np.array_equal(grids[0], grids[2])
+
+
+WALKS = [("--interpolate", "png"), ("--interpolate", "gif"), ("--traverse", "png"), ("--traverse", "gif")]
+
+
+@pytest.mark.parametrize(("way", "kind"), [*WALKS, ("--classes", "png")])
+def test_walks_and_class_grids_are_pictures_or_films(way, kind, runs, tmp_path):
+    out = tmp_path / f"x.{kind}"
+    words = ["sample", str(runs / "wgan_gp_tiny"), "--out", str(out), way, "--count", "3", "--steps", "5"]
+    assert main([*words, "--device", "cpu"]) == 0
+    with Image.open(out) as content:
+        frames = getattr(content, "n_frames", 1)
+        assert frames == {"png": 1, "gif": 8 if way == "--traverse" else 5}[kind]
+        assert content.width > 64
+
+
+def test_the_grid_that_the_manual_asks_for(runs, tmp_path):
+    """Of class 3 with less noise; and walks that a model has not are refused in a line."""
+    words = ["--out", str(tmp_path / "grid.png"), "--class", "3", "--truncation", "0.7", "--seed", "0"]
+    assert main(["sample", str(runs / "wgan_gp_tiny"), *words]) == 0
+    assert Image.open(tmp_path / "grid.png").width > 100
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "line"),
+    [
+        ("pixelcnn_tiny", ["--traverse"], "--traverse: a pixel has no latent space to walk through"),
+        ("dcgan_tiny", ["--classes"], "--classes: the model knows none"),
+        ("dcgan_tiny", ["--classes", "--traverse"], "--classes, --traverse: one at a time"),
+    ],
+)
+def test_walks_that_a_model_has_not_are_refused(recipe, words, line, runs, tmp_path, capsys):
+    assert main(["sample", str(runs / recipe), "--out", str(tmp_path / "x.png"), *words]) == 2
+    assert line in capsys.readouterr().err
 
 
 def test_a_class_that_the_model_does_not_know_is_refused(runs, tmp_path, capsys):

@@ -4,12 +4,29 @@ import json
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from llmkit.objectives.vision import collapse
+from llmkit.objectives.vision.gan import GanObjective
+from llmkit.objectives.watch import heed
+from llmkit.report import page as report
 from llmkit.vision import noise
 from tests import ranks
 from tests.vision import small
 
-KINDS = ["stylegan", "vae", "vaegan", "vq", "vq_average", "pixel", "gan", "dcgan", "sngan"]
+KINDS = [
+    "stylegan",
+    "vae",
+    "vaegan",
+    "vq",
+    "vq_average",
+    "pixel",
+    "pixelcnnpp",
+    "stylegan3",
+    "gan",
+    "dcgan",
+    "sngan",
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +50,8 @@ KILLS = [
     ("vq", 0),
     ("vq_average", 0),
     ("pixel", 0),
+    ("pixelcnnpp", 0),
+    ("stylegan3", 1),
     ("gan", 1),
     ("dcgan", 1),
     ("dcgan", 2),
@@ -89,9 +108,70 @@ def test_a_run_leaves_grids_and_says_when_batch_statistics_are_in_it(data, tmp_p
     assert ended.code == 0, ended.text
     assert "which rows share a micro-batch" in ended.text
     assert [file.name for file in sorted((tmp_path / "samples").iterdir())] == [
+        "film_samples.gif",
+        "step_00000003_interpolations.png",
         "step_00000003_samples.png",
+        "step_00000006_interpolations.png",
         "step_00000006_samples.png",
     ]
+    page = report.write(tmp_path).read_text()
+    assert page.count("data:image/gif;base64") == 1
+    assert page.count("data:image/png;base64") == 2  # the newest of each kind
+    shown = EventAccumulator(str(tmp_path / "tb"), size_guidance={"images": 0}).Reload()
+    assert sorted(shown.Tags()["images"]) == ["film_samples", "interpolations", "samples"]
+    assert [event.step for event in shown.Images("samples")] == [3, 6]
+    film = (tmp_path / "samples" / "film_samples.gif").read_bytes()
+    assert shown.Images("film_samples")[0].encoded_image_string == film
+
+
+STOP = {"objective__r1": 0.0, "optim__nets__d__lr": 0.05, "run__save_every": 1, "run__steps": 30}
+LIMIT = {"objective__stop__accuracy": 0.9, "objective__stop__patience": 4}
+
+
+def saving_anyway(data: str, out: str, kind: str, overrides: dict) -> None:
+    """A run without the safeguard: it saves while a rule is broken."""
+    honest = GanObjective.after
+
+    def after(self, phase, seen, applied):
+        honest(self, phase, seen, applied)
+        self.warning = ""
+
+    GanObjective.after = after
+    small.train(data, out, kind, overrides)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [small.train, saving_anyway])
+def test_a_gan_that_falls_apart_ends_and_goes_back_to_before_it_did(train, data, tmp_path):
+    (ended,) = ranks.spawn(train, 1, data, str(tmp_path), "dcgan", STOP | LIMIT)
+    assert ended.code == 5, ended.text
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    broken = [line["d/accuracy"] > 0.9 for line in lines]
+    assert broken[-4:] == [True] * 4
+    assert not all(broken[-5:-4])
+    newest = lines[-4]["step"] - 1
+    good = not small.newest(tmp_path) if newest == 0 else small.newest(tmp_path).name == f"step_{newest:08d}"
+    assert good == (train is small.train)
+    assert "objective.stop.accuracy: d tells" in ended.text
+
+
+def test_classes_that_are_lost_and_long_gradients_are_noticed():
+    rules = collapse.StopRules(modes=3, grad_norm=2.0)
+    state: dict[str, float] = {}
+    seen = [heed(collapse.of_evaluation(rules, modes, state), 2, state) for modes in (2, 4, 1, 3, 2, 2)]
+    assert [bool(warning) for warning, _ in seen] == [False, False, True, False, True, True]
+    assert [bool(verdict) for _, verdict in seen] == [False] * 5 + [True]
+    assert collapse.of_update(rules, "g", {}, 2.5)["grad_norm_g"] == "it is 2.5 in phase g"
+    assert collapse.of_update(rules, "g", {}, 1.5)["grad_norm_g"] == ""
+
+
+def test_stop_rules_that_could_not_be_heeded_are_refused():
+    for settings, line in (
+        ({"loss": "wasserstein", "stop": {"accuracy": 0.9}}, "scores of this loss have no zero"),
+        ({"stop": {"modes": 3}}, "needs an extractor to tell classes by"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            GanObjective.Settings(**settings)
 
 
 def test_labels_that_the_model_has_no_class_for_are_refused(data, tmp_path):

@@ -8,6 +8,7 @@ transformers has no VAE, GAN or PixelCNN, so this is a format of llmkit's own. O
 the one that makes images (its moving average, where the run keeps one), as `llmkit sample` does.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ def read(folder: Path) -> nn.Module:
     if facts.keys() != FIELDS.keys() or facts["model"] not in registry.names("model"):
         known = ", ".join(registry.names("model"))
         raise ConfigError(f"{path}: states no model that llmkit knows ({known}); export it again")
-    for key, value in facts["settings"].items():
-        if isinstance(value, int) and not -1 <= value <= importing.COUNT_LIMIT:
+    for key, value in _counts(facts["settings"]):
+        if not -1 <= value <= importing.COUNT_LIMIT:
             raise TrustError(f"{path}: {key} is {value}; no model has that")
     try:
         settings = registry.find("model", facts["model"]).Settings.model_validate(facts["settings"])
@@ -111,6 +112,15 @@ def read(folder: Path) -> nn.Module:
     net = build(settings, facts["part"] or "lm")
     fill(net, dict(weights.read(folder)), folder)
     return net
+
+
+def _counts(settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Every whole number in `settings`, and in the settings of a model inside it."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _counts(value)
+        elif isinstance(value, int):
+            yield key, value
 
 
 def write_card(out: Path, opened: Opened, figures: dict[str, Any], title: str, evaluation: dict | None):
