@@ -6,6 +6,8 @@ from typing import Any
 from llmkit.errors import DataError
 
 EXAMPLES = 3
+LICENCES = 1000
+"""Different licences of one source's records that are counted by name."""
 STEPS = ("read", "clean", "dedup")
 
 
@@ -21,10 +23,14 @@ class Book:
         self.read = self.bytes = 0
         self.rejected: dict[str, Counter] = {step: Counter() for step in (*STEPS, *filters)}
         self.kept: Counter = Counter(train=0, heldout=0)
+        self._own_licences: Counter = Counter()
 
-    def count(self, split: str, num_bytes: int) -> None:
-        """One more record is kept in `split`, with `num_bytes` of text."""
+    def count(self, split: str, num_bytes: int, licence: str | None = None) -> None:
+        """One more record is kept in `split`, with `num_bytes` of text; `licence` if it has its own."""
         self.kept[split] += 1
+        if licence:
+            few = licence in self._own_licences or len(self._own_licences) < LICENCES
+            self._own_licences[licence if few else "others"] += 1
         self.bytes += num_bytes
         self.lengths[num_bytes.bit_length()] += 1
 
@@ -35,6 +41,11 @@ class Book:
     def reasons(self) -> dict[str, int]:
         """How many records were rejected, by reason."""
         return dict(sum(self.rejected.values(), Counter()).most_common())
+
+    def licences(self) -> dict[str, int]:
+        """How many kept records have which licence."""
+        rest = self.kept.total() - self._own_licences.total()
+        return dict((self._own_licences + Counter({self.licence: rest})).most_common())
 
     def check(self, label: str) -> None:
         """DataError if nothing of the source was kept."""
@@ -60,5 +71,6 @@ class Book:
             "rejected": self.reasons(),
             "steps": steps,
             "lengths": lengths,
+            "licences": self.licences(),
             **about,
         }

@@ -1,5 +1,6 @@
 """card.md: what a collection holds, where it is from, on what terms, and what was left out, for people."""
 
+from collections import Counter
 from typing import Any
 
 from llmkit.data.collection import Collect
@@ -15,7 +16,7 @@ def written(settings: Collect, result: dict[str, Any]) -> str:
         "",
         f"{counts['kept']:,} records kept of {counts['in']:,}: {counts['train']:,} to train on, "
         f"{counts['heldout']:,} held out; {counts['bytes'] / 1e6:,.1f} MB of text. Every record carries its "
-        "`id` and `source`; licences are by source, their texts in `licences/`.",
+        "`id`, `source` and `licence`; the packages' own texts of licences are in `licences/`.",
         "",
         *table(
             "source",
@@ -36,6 +37,9 @@ def written(settings: Collect, result: dict[str, Any]) -> str:
             for step, found in result["found"].items()
         ]
         lines += ["", "## What steps found", "", *table("step", ("found",), rows)]
+    by_licence = sum((Counter(facts["licences"]) for facts in sources.values()), Counter())
+    rows = [(licence, f"{number:,}") for licence, number in by_licence.most_common()]
+    lines += ["", "## Licences of the records", "", *table("licence", ("records",), rows)]
     lines += ["", "## Where it is from", ""]
     for label, facts in sources.items():
         lines += [f"**{label}**: {facts['origin']}. {facts['licence']}.", ""]

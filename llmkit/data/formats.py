@@ -33,7 +33,7 @@ class Useless(Exception):
 
 
 FORMATS: dict[str, Format] = {}
-ALWAYS = ("id", "source")
+ALWAYS = ("id", "source", "licence", "license")
 """Fields that a row of any format may have."""
 
 

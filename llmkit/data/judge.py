@@ -29,6 +29,8 @@ class Verdict(NamedTuple):
     found: dict[str, dict[str, int]]
     """Of each step, what it counted in this record."""
     sketches: dict[str, str]
+    licence: str | None
+    """Its own, where that is not its source's."""
     text: str | None
     """Before the filters, where they changed it: a duplicate is rejected before they are asked."""
 
@@ -61,9 +63,11 @@ def judged(
             record, step, reason = _filtered(record, filters, found, sketches)
             text = None if text == record["text"] else text
         side, text_bytes = (None, 0) if reason else placed(settings, record)
-        line = written({"source": label, **record}, reason)
+        licence = shapes.licence(record, source.licence)
+        line = written({"source": label, "licence": licence, **record}, reason)
+        own = licence if licence != source.licence else None
         step = step if reason else None
-        yield Verdict(len(line), known, step, reason, side, text_bytes, found, sketches, text), line
+        yield Verdict(len(line), known, step, reason, side, text_bytes, found, sketches, own, text), line
 
 
 def _filtered(record: dict[str, Any], filters: dict[str, Any], found: dict, sketches: dict):

@@ -51,7 +51,7 @@ class Merge:
                 record["text"] = verdict.text
             self._reject(record, reason)
         else:
-            book.count(side, text_bytes)
+            book.count(side, text_bytes, verdict.licence)
             self._files[side].write(line)
             if book.wants_example():
                 book.examples.append(shapes.content(self.settings.kind, json.loads(line))[:EXCERPT])
@@ -82,7 +82,7 @@ class Merge:
         return {**record, "text": text}, None, None
 
     def _reject(self, record: dict[str, Any], reason: str) -> None:
-        shown = {key: value for key, value in record.items() if key not in ("id", "source")}
+        shown = {key: value for key, value in record.items() if key not in ("id", "source", "licence")}
         excerpt = record.get("excerpt") or json.dumps(shown)[:200]
         row = {"id": record.get("id"), "source": record["source"], "reason": reason, "excerpt": excerpt}
         self._files["rejected"].write(json.dumps(row).encode() + b"\n")

@@ -1,15 +1,16 @@
 """What a record of each kind looks like, and how it is checked, cleaned, compared and split.
 
-    documents      {id, source, text}
-    conversations  {id, source, messages: [{role, content}, ...], answer?}
-    pairs          {id, source, prompt: [{role, content}, ...], chosen, rejected, margin?}
-    unpaired       {id, source, prompt: [{role, content}, ...], reply, desirable}   true or false
-    prompts        {id, source, prompt: [{role, content}, ...], answer?}
-    labelled       {id, source, text, pair?, label}          a label is a name, or a list of names
-    tagged         {id, source, tokens: [...], tags: [...]}  one tag to a token: entities, parts of speech
-    text_pairs     {id, source, input, target}               translation, summarisation
-    questions      {id, source, question, context, answers: [...]}   the context may be empty
+    documents      {id, source, licence, text}; the others begin alike
+    conversations  {..., messages: [{role, content}, ...], answer?}
+    pairs          {..., prompt: [{role, content}, ...], chosen, rejected, margin?}
+    unpaired       {..., prompt: [{role, content}, ...], reply, desirable}   true or false
+    prompts        {..., prompt: [{role, content}, ...], answer?}
+    labelled       {..., text, pair?, label}          a label is a name, or a list of names
+    tagged         {..., tokens: [...], tags: [...]}  one tag to a token: entities, parts of speech
+    text_pairs     {..., input, target}               translation, summarisation
+    questions      {..., question, context, answers: [...]}   the context may be empty
 
+Every record has its id, its source and its licence (a name such as CC-BY-4.0, or what its source says).
 Conversations end with a message of the assistant, prompts with one of the user.
 """
 
@@ -41,17 +42,28 @@ OPTIONAL = {
     "pairs": ("margin",),
     "labelled": ("pair",),
 }
+LICENCE = ("licence", "license")
+"""Keys of a row's own licence."""
+MAX_LICENCE = 100
 LISTS = ("tokens", "tags", "answers")
 
 
 def chosen(kind: str, row: dict[str, Any], text: str = "text") -> dict[str, Any]:
     """What a record of `kind` needs out of a row of a file or table; `text` names a document's text there."""
-    return {"text": row.get(text)} if kind == "documents" else {k: row[k] for k in keys(kind) if k in row}
+    taken = {"text": row.get(text)} if kind == "documents" else {k: row[k] for k in keys(kind) if k in row}
+    return {**{key: row[key] for key in LICENCE if key in row}, **taken}
 
 
 def keys(kind: str, text: str = "text") -> list[str]:
     """The keys or columns of what a record of the kind holds."""
-    return [text] if kind == "documents" else [*TEXTS[kind], *OPTIONAL.get(kind, ())]
+    return [*LICENCE, *([text] if kind == "documents" else [*TEXTS[kind], *OPTIONAL.get(kind, ())])]
+
+
+def licence(record: dict[str, Any], source: str) -> str:
+    """The licence of a record: its own, taken out of it, or its source's."""
+    own = [record.pop(key) for key in LICENCE if key in record]
+    names = (" ".join(name.split())[:MAX_LICENCE] for name in own if isinstance(name, str))
+    return next((name for name in names if name), source)
 
 
 def tidy(kind: str, record: dict[str, Any]) -> tuple[dict[str, Any], str | None]:

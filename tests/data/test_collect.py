@@ -1,9 +1,11 @@
 """Collecting: in = kept + rejected, splits by hash of the prompt, and the same bytes every time."""
 
 import json
+from collections import Counter
 
 import pytest
 
+from llmkit.data import book
 from llmkit.data.book import Book
 from llmkit.data.collect import Collect, work
 from llmkit.errors import ConfigError, DataError
@@ -30,6 +32,33 @@ def test_two_runs_write_the_same_bytes(tmp_path):
     assert first == second
     for name in ("train.jsonl", "heldout.jsonl", "heldout.txt"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_every_record_carries_its_own_licence_or_its_sources(tmp_path):
+    rows = [{"id": i, "text": f"This is text number {i}."} for i in range(60)]
+    for row, own in zip(rows, ["CC0-1.0"] * 20 + [None, 7, " ", "MIT  or\nsuch", "x" * 500], strict=False):
+        row["license" if row["id"] % 2 else "licence"] = own
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = write_documents(tmp_path / "b.jsonl", 90)  # 60 of them are duplicates
+    sources = [{"path": str(tmp_path / "a.jsonl"), "licence": "CC-BY-4.0"}, plain]
+    result = run(tmp_path, source=sources, heldout_frac=0.1, keep_rejected=True)
+    kept = records(tmp_path / "out", "train") + records(tmp_path / "out", "heldout")
+    assert list(kept[0])[:4] == ["id", "source", "licence", "text"]
+    assert not any("license" in record for record in kept)
+    wanted = {"CC-BY-4.0": 38, "CC0-1.0": 20, "MIT or such": 1, "x" * 100: 1}
+    assert result["by_source"][str(tmp_path / "a.jsonl")]["licences"] == wanted
+    assert Counter(r["licence"] for r in kept) == Counter(wanted) + Counter({"not stated": 30})
+    assert "| CC0-1.0 | 20 |" in (tmp_path / "out" / "card.md").read_text()
+    assert records(tmp_path / "out/rejected", "duplicate")[0]["licence"] == "not stated"
+
+
+def test_licences_beyond_count_are_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(book, "LICENCES", 5)
+    rows = ({"text": f"This is text number {i}.", "licence": f"L{i}"} for i in range(40))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counted = run(tmp_path, source=str(tmp_path / "a.jsonl"), heldout_frac=0.1)["by_source"].popitem()[1]
+    assert counted["licences"]["others"] == 35
+    assert sum(counted["licences"].values()) == 40
 
 
 def test_a_document_stays_on_its_side_whatever_else_is_collected(tmp_path):
@@ -89,7 +118,7 @@ def test_steps_add_up_for_every_source(tmp_path):
 
 def test_a_record_that_nobody_counted_is_noticed(tmp_path, monkeypatch):
     """The books are checked, not trusted: a loop that forgets to count a kept record does not pass."""
-    monkeypatch.setattr(Book, "count", lambda self, split, size: None)
+    monkeypatch.setattr(Book, "count", lambda self, split, size, licence: None)
     source = write_documents(tmp_path / "a.jsonl", 10)
     with pytest.raises((AssertionError, DataError)):
         run(tmp_path, source=source)

@@ -24,7 +24,8 @@ def corpus(tmp_path, monkeypatch):
     for i, text in enumerate(texts[:30]):
         (tmp_path / "my_corpus" / "letters" / f"{i}.txt").write_text(text)
     (tmp_path / "my_corpus" / "notes.md").write_text("\n\n".join(texts[30:40]) * 2)
-    rows = [json.dumps({"id": f"post/{i}", "text": text}) + "\n" for i, text in enumerate(texts[40:70])]
+    posts = [{"id": f"post/{i}", "licence": "CC0-1.0", "text": text} for i, text in enumerate(texts[40:70])]
+    rows = [json.dumps(post) + "\n" for post in posts]
     (tmp_path / "my_corpus" / "forum.jsonl").write_text("".join(rows))
     yield tmp_path
     fsspec.filesystem("memory").store.clear()
@@ -43,6 +44,9 @@ def test_every_command_of_the_page_runs(corpus, capsys):
         program, *words = shlex.split(line.replace("s3://my-bucket", "memory://my-bucket"))
         assert program == "llmkit"
         assert cli.main(words) == 0, (line, capsys.readouterr().err)
+    with (corpus / "runs/data/train.jsonl").open() as file:
+        licences = {(row["source"], row["licence"]) for row in map(json.loads, file)}
+    assert licences >= {("my_corpus/forum.jsonl", "CC0-1.0"), ("my_corpus/notes.md", "not stated")}
     used = manifest.read(corpus / "runs" / "tokenizer_weighted")["result"]["sources"]
     assert {name: round(n / sum(used.values()), 1) for name, n in used.items()} == {
         "my_corpus/letters": 0.6,

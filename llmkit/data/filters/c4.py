@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data.filters.words import sentences
+from llmkit.data.filters.chunks import sentences
 from llmkit.registry import register
 
 STOPS = (".", "?", "!", '"', "'")

@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from llmkit.config import Section
+from llmkit.data.filters.chunks import counted
 from llmkit.data.filters.gopher_repetition import repeated
 from llmkit.data.filters.marks import STOPS
-from llmkit.data.filters.words import words
 from llmkit.registry import register
 
 _STOPS = tuple(STOPS)
@@ -37,6 +37,6 @@ class Fineweb:
             return text, "short_lines"
         if repeated(lines)[1] > s.repeated_frac * len(text.replace("\n", "")):
             return text, "repeated_lines"
-        if text.count("\n") > s.newline_frac * len(words(text)):
+        if text.count("\n") > s.newline_frac * counted(text).counts.words:
             return text, "many_line_ends"
         return text, None

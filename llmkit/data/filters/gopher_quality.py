@@ -5,11 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data.filters.marks import MARKS
-from llmkit.data.filters.words import words
+from llmkit.data.filters.chunks import counted
 from llmkit.registry import register
-
-STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])
 
 
 @register("filter", "gopher-quality")
@@ -32,16 +29,14 @@ class GopherQuality:
         self.settings = settings
 
     def judge(self, text: str) -> tuple[str, str | None]:
-        s, found = self.settings, words(text)
-        others = [word for word in found if not word.isalpha()]
-        marks = [word for word in others if not word.strip(MARKS)]
-        num = len(found) - len(marks)
+        s, found = self.settings, counted(text).counts
+        num = found.words - found.marks
         if not s.min_words <= num <= s.max_words or not num:
             return text, "too_few_words" if num <= s.max_words else "too_many_words"
-        mean = (sum(map(len, found)) - sum(map(len, marks))) / num
+        mean = (found.chars - found.mark_chars) / num
         if not s.min_word_len <= mean <= s.max_word_len:
             return text, "word_length"
-        if max(text.count("#"), text.count("...") + text.count("\u2026")) > s.symbol_frac * len(found):
+        if max(text.count("#"), text.count("...") + text.count("\u2026")) > s.symbol_frac * found.words:
             return text, "symbols"
         lines = text.splitlines()
         if sum(line.lstrip()[:1] in ("\u2022", "-") for line in lines if line) > s.bullet_frac * len(lines):
@@ -49,9 +44,8 @@ class GopherQuality:
         ends = sum(line.rstrip().endswith(("...", "\u2026")) for line in lines)
         if ends > s.ellipsis_frac * len(lines):
             return text, "ellipses"
-        letters = len(found) - len(others) + sum(any(map(str.isalpha, word)) for word in others)
-        if letters < s.alpha_frac * len(found):
+        if found.letters < s.alpha_frac * found.words:
             return text, "few_letters"
-        if len(STOP_WORDS.intersection(found)) < s.stop_words:
+        if found.stops.bit_count() < s.stop_words:
             return text, "few_common_words"
         return text, None

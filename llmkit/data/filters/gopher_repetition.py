@@ -7,13 +7,15 @@ import numpy
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data.filters.words import words
+from llmkit.data.filters.chunks import Text, counted
 from llmkit.registry import register
 
 TOP = {2: 0.20, 3: 0.18, 4: 0.16}
 """Words in a sequence -> most of the characters that the commonest one may cover."""
 REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 """Words in a sequence -> most of the characters that lie in sequences met before."""
+PARAGRAPHS, LINES = re.compile(r"\n{2,}"), re.compile(r"\n+")
+BITS = 12
 FACTOR = numpy.uint64(0x9E3779B97F4A7C15)
 
 
@@ -30,15 +32,14 @@ class GopherRepetition:
         self.settings = settings
 
     def judge(self, text: str) -> tuple[str, str | None]:
-        for name, parts in (
-            ("paragraphs", re.split(r"\n{2,}", text.strip())),
-            ("lines", re.split(r"\n+", text)),
-        ):
+        for name, parts in (("paragraphs", PARAGRAPHS.split(text.strip())), ("lines", LINES.split(text))):
             again, chars = repeated(parts)
             if again > self.settings.part_frac * len(parts) or chars > self.settings.char_frac * len(text):
                 return text, f"repeated_{name}"
-        found = Sequences(words(text))
-        times = len(text)  # no sequence comes more often than the shorter one that it begins with
+        found = Sequences(counted(text))
+        times = found.most_at_all(
+            min(TOP)
+        )  # no sequence comes more often than the shorter one it begins with
         for n, most in TOP.items():
             if times * found.longest(n) > most * len(text):
                 chars, times = found.top_chars(n)
@@ -54,22 +55,19 @@ class GopherRepetition:
 
 def repeated(parts: list[str]) -> tuple[int, int]:
     """How many parts came before, and their characters."""
-    seen, count, chars = set(), 0, 0
-    for part in parts:
-        if part in seen:
-            count, chars = count + 1, chars + len(part)
-        seen.add(part)
-    return count, chars
+    once = set(parts)
+    if len(once) == len(parts):
+        return 0, 0
+    return len(parts) - len(once), sum(map(len, parts)) - sum(map(len, once))
 
 
 class Sequences:
     """The sequences of words of a text, as 64-bit hashes: found again by sorting."""
 
-    def __init__(self, found: list[str]):
-        hashes = numpy.fromiter(map(hash, found), numpy.int64, len(found))  # only compared, within this text
-        self._words = hashes.view(numpy.uint64) * FACTOR
-        self._ends = numpy.zeros(len(found) + 1, numpy.int64)  # characters before each word
-        numpy.cumsum(numpy.fromiter(map(len, found), numpy.int64, len(found)), out=self._ends[1:])
+    def __init__(self, found: Text):
+        self._words = found.hashes.view(numpy.uint64) * FACTOR
+        self._ends = numpy.zeros(len(self._words) + 1, numpy.int64)  # characters before each word
+        numpy.cumsum(found.lengths, out=self._ends[1:])
         self._hashes, self._length = self._words, 1
 
     def of(self, n: int) -> numpy.ndarray:
@@ -83,6 +81,11 @@ class Sequences:
     def longest(self, n: int) -> int:
         """Characters of the longest sequence of `n` words, with spaces between them."""
         return int((self._ends[n:] - self._ends[:-n]).max()) + n - 1 if len(self._words) >= n else 0
+
+    def most_at_all(self, n: int) -> int:
+        """No sequence of `n` words comes more often than this; quicker to find than how often one comes."""
+        places = self.of(n) >> numpy.uint64(64 - BITS)
+        return int(numpy.bincount(places.astype(numpy.intp), minlength=1).max())
 
     def top_chars(self, n: int) -> tuple[int, int]:
         """(characters it covers, times it comes) of the commonest sequence of `n` words: the first of those.

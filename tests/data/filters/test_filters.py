@@ -7,7 +7,10 @@ import pytest
 
 from llmkit import registry
 from llmkit.data.collect import Collect, work
-from llmkit.data.filters.words import sentences, words
+from llmkit.data.filters import chunks
+from llmkit.data.filters.chunks import sentences
+from llmkit.data.filters.marks import MARKS
+from llmkit.data.filters.words import words
 from llmkit.errors import ConfigError, DataError
 
 WORDS = [
@@ -126,6 +129,30 @@ def test_c4_takes_lines_out_and_counts_them():
 def test_words_are_cut_as_spacy_does(text, found):
     """What spaCy 3.8's blank English tokenizer gives for these."""
     assert words(text) == found.split()
+
+
+def test_what_is_counted_by_chunks_is_what_the_words_are(monkeypatch):
+    """Whole, in slices, and with a table that is begun anew in between."""
+    text = "(The river) of 5km, :-) can't and U.S.A.! -- \u2026 ?! E. \u4e2d\u6587\u3002 C++ a_b " + prose()
+    found = words(text)
+    marks = [word for word in found if not word.strip(MARKS)]
+    wanted = chunks.Counts(
+        words=len(found),
+        chars=sum(map(len, found)),
+        marks=len(marks),
+        mark_chars=sum(map(len, marks)),
+        letters=sum(any(map(str.isalpha, word)) for word in found),
+        stops=sum(bit for word, bit in chunks.STOP_WORDS.items() if word in found),
+    )
+    for at_once, known in ((1 << 16, 1 << 18), (7, 1 << 18), (7, 10)):
+        monkeypatch.setattr(chunks, "AT_ONCE", at_once)
+        monkeypatch.setattr(chunks, "KNOWN", known)
+        monkeypatch.setattr(chunks, "_last", None)
+        got = chunks.counted(text)
+        assert got.counts == wanted
+        assert got.hashes.tolist() == list(map(hash, found))
+        assert got.lengths.tolist() == list(map(len, found))
+    assert chunks.counted("").counts == chunks.Counts(0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
