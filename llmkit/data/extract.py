@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from llmkit.data.readers import BROKEN, opened, unreadable
+from llmkit.data.readers import BROKEN, failed, listed, opened, unreadable
 from llmkit.errors import ConfigError
 
 MAX_PAGE = 8 << 20
@@ -74,13 +74,13 @@ def html_file(path: Path, name: str, how: How = "fast") -> Iterator[dict[str, An
         with opened(path) as file:
             yield page(file.read(MAX_PAGE + 1), name, how)
     except BROKEN as error:
-        yield unreadable(name, "broken_file", str(error))
+        yield failed(name, error)
 
 
 def epub(path: Path, name: str, how: How = "fast") -> Iterator[dict[str, Any]]:
     """The chapters of a book, which is a zip of pages, in order of path. Nothing is unpacked to disk."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with listed(path) as archive:
             inside = [i for i in archive.infolist() if i.filename.lower().endswith(PAGES)]
             if len(inside) > MAX_MEMBERS:
                 yield unreadable(name, "too_many_pages")
@@ -89,7 +89,7 @@ def epub(path: Path, name: str, how: How = "fast") -> Iterator[dict[str, Any]]:
                 with archive.open(info) as file:
                     yield page(file.read(MAX_PAGE + 1), f"{name}:{info.filename[:200]}", how)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, *BROKEN) as error:
-        yield unreadable(name, "broken_file", str(error))
+        yield failed(name, error)
 
 
 def warc(path: Path, name: str, how: How = "fast") -> Iterator[dict[str, Any]]:
@@ -118,4 +118,4 @@ def warc(path: Path, name: str, how: How = "fast") -> Iterator[dict[str, Any]]:
         if number is None:
             yield unreadable(name, "no_pages")
     except BROKEN as error:
-        yield unreadable(name, "broken_file", str(error))
+        yield failed(name, error)

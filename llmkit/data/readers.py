@@ -7,11 +7,13 @@ reason, excerpt}`, so that it is counted and shown, and the rest of the file goe
     not_utf8      a line, or a part of a text file
     not_json, not_an_object     a line of a .jsonl; a torn last line too
     broken_file   compressed or parquet data that stops making sense
+    bomb          compressed data that becomes more than MAX_RATIO times as much
 """
 
 import gzip
 import io
 import json
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +23,46 @@ import zstandard
 
 MAX_LINE = 16 << 20
 """Bytes of one line of a .jsonl. A longer one is passed over without ever being held in memory."""
+MAX_LIST = 8 << 20
+"""Bytes of a zip archive's list of files: about 60,000 of them."""
+ZIP_END = 22 + (1 << 16)
+"""Bytes from the end of a zip archive where its end is looked for: a comment may follow it."""
 PACKED = (".gz", ".zst")
+MAX_RATIO = 200
+"""Decompressed over compressed bytes: text reaches about 4, JSON about 15, logs 100; bombs 1,000 and more."""
+FREE = 64 << 20
+"""Bytes that a file may become whatever its ratio."""
 BROKEN = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+
+
+class Bomb(OSError):
+    """A file that becomes far too much when it is unpacked."""
+
+
+class Unpacked(io.RawIOBase):
+    """What `file` decompresses, while it is not out of proportion to its `packed` bytes. Bomb if it is."""
+
+    def __init__(self, file: Any, packed: int):
+        self._file, self._room = file, max(FREE, MAX_RATIO * packed)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        num = self._file.readinto(buffer)
+        self._room -= num
+        if self._room < 0:
+            raise Bomb(f"unpacks to more than {MAX_RATIO} times its size")
+        return num
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def failed(name: str, error: Exception) -> dict[str, Any]:
+    """The record of a file whose reading ended with `error`."""
+    return unreadable(name, "bomb" if isinstance(error, Bomb) else "broken_file", str(error))
 
 
 def unreadable(name: str, reason: str, content: bytes | str = b"") -> dict[str, Any]:
@@ -33,11 +73,28 @@ def unreadable(name: str, reason: str, content: bytes | str = b"") -> dict[str, 
 
 def opened(path: Path) -> io.BufferedIOBase:
     """`path` as decompressed bytes; .gz and .zst go by their suffix."""
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix.lower() == ".zst":
-        return io.BufferedReader(zstandard.open(path, "rb"), 1 << 20)
-    return path.open("rb")
+    opens = {".gz": gzip.open, ".zst": zstandard.open}.get(path.suffix.lower())
+    if not opens:
+        return path.open("rb")
+    return io.BufferedReader(Unpacked(opens(path, "rb"), path.stat().st_size), 1 << 20)
+
+
+def listed(path: Path) -> zipfile.ZipFile:
+    """A zip archive, whose list of files is read. BadZipFile if that is longer than any that we need.
+
+    A million entries take 0.6 GB of memory, so the length is looked up before: it stands at the end of the
+    file. Archives with the long form of it (zip64) hold more than 65,535 files, or 4 GB.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - ZIP_END))
+        end = file.read()
+    at = end.rfind(b"PK\5\6")
+    if at < 0 or len(end) < at + 22:
+        raise zipfile.BadZipFile("no zip archive")
+    long_form = end[max(0, at - 20) : at].startswith(b"PK\6\7")
+    if long_form or int.from_bytes(end[at + 12 : at + 16], "little") > MAX_LIST:
+        raise zipfile.BadZipFile(f"its list of files is longer than {MAX_LIST} bytes")
+    return zipfile.ZipFile(path)
 
 
 def text_parts(path: Path, name: str, part_bytes: int) -> Iterator[dict[str, Any]]:
@@ -59,7 +116,7 @@ def text_parts(path: Path, name: str, part_bytes: int) -> Iterator[dict[str, Any
                 except UnicodeDecodeError as error:
                     yield unreadable(label, "not_utf8", part[max(0, error.start - 20) :])
     except BROKEN as error:
-        yield unreadable(name, "broken_file", str(error))
+        yield failed(name, error)
 
 
 def _cut(held: bytes) -> int:
@@ -89,7 +146,7 @@ def json_lines(
                 label = f"{name}:{number}"
                 yield unreadable(label, "too_long") if line is None else _parsed(line, label)
     except BROKEN as error:
-        yield unreadable(name, "broken_file", str(error))
+        yield failed(name, error)
 
 
 def _lines(
@@ -150,7 +207,7 @@ def json_array(path: Path, name: str, most: int = MAX_LINE) -> Iterator[dict[str
     except UnicodeDecodeError:
         yield unreadable(f"{name}#{number}", "not_utf8", held)
     except BROKEN as error:
-        yield unreadable(name, "broken_file", str(error))
+        yield failed(name, error)
 
 
 def _printable(value: Any) -> str:
@@ -173,4 +230,4 @@ def parquet_rows(path: Path, name: str, columns: list[str] | None) -> Iterator[d
                     yield {**row, "id": _printable(row.get("id", f"{name}:{number}"))}
                     number += 1
     except (pyarrow.ArrowException, *BROKEN) as error:
-        yield unreadable(name, "broken_file", str(error))
+        yield failed(name, error)

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from llmkit.data import fetch
+from llmkit.data import fetch, readers
 from llmkit.errors import DataError
 
 
@@ -46,7 +46,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(kept, monkeypatch):
     package = kept({"bomb.txt": b"\0" * 20_000_000})
     with pytest.raises(DataError, match="unpacks to 20000000 bytes"):
         list(fetch.members(package, "*"))
-    monkeypatch.setattr(fetch, "MAX_RATIO", 10**9)
+    monkeypatch.setattr(readers, "MAX_RATIO", 10**9)
     assert len(fetch.read(package, "bomb.txt")) == 20_000_000
 
 

@@ -58,7 +58,7 @@ class Table(dict):
         super().__init__()
         self._rows, self._hashes, self._lengths = array("i"), array("q"), array("i")
         self.forms: list[str] = []
-        """Of each chunk, its words as letters: E ends a sentence, W may begin one; other marks are left out."""
+        """Of each chunk, its words as letters: E ends a sentence, W may begin one; other marks have none."""
 
     def __missing__(self, chunk: str) -> int:
         number = self[chunk] = len(self)
