@@ -1,6 +1,6 @@
 """Filters, near-deduplication and extraction beside datatrove's and trafilatura's: same decisions? how fast?
 
-    python -m venv V && V/bin/pip install -e '.[web]' 'datatrove[processing]==0.10.1' spacy lxml_html_clean
+    python -m venv V && V/bin/pip install -e '.[web]' 'datatrove[processing,io]==0.10.1' spacy lxml_html_clean
     V/bin/python bench/data_peers.py [--docs 2700] [--pages 60] [--rounds 6]
 
 The documents are of twelve sources that `llmkit data catalogue` names, 20 kB of each at most. Each filter of

@@ -155,6 +155,8 @@ def _download(package: Package, staging: Path) -> None:
         "debian": ["apt-get", "download", "--quiet", wanted.replace("==", "=")],
     }[package.registry]
     by_hand = f"without a network, put the file into {package.folder}"
+    if package.registry == "debian":
+        by_hand = f"apt-get update may bring it into the lists; {by_hand}"
     try:
         done = subprocess.run(
             command, cwd=staging, capture_output=True, text=True, timeout=TIMEOUT_S, check=False

@@ -93,6 +93,7 @@ MEMBERS = """
 # ---- packed text ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst", "a.jsonl.gz", "a.jsonl.zst", "a.html.gz"])
 def test_a_bomb_ends_early_and_is_counted(canary, name):
     """512 MiB of zeros out of 0.5 MB, or of 16 kB."""
@@ -297,6 +298,7 @@ PAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_a_hostile_page_takes_two_seconds_and_256_mib_at_most(canary, name):
     pytest.importorskip("resiliparse")
