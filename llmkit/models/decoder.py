@@ -26,7 +26,7 @@ from llmkit.config import Field, Section
 from llmkit.errors import ConfigError
 from llmkit.models import masks, recompute
 from llmkit.models.blocks import Block, fill_normal, norm, positions, rope, sinusoids
-from llmkit.models.crossentropy import IGNORED, linear_cross_entropy, soft_cap
+from llmkit.models.crossentropy import IGNORED, linear_cross_entropy, soft_cap, sparse
 from llmkit.models.experts import Routing, balance, load, router_z
 from llmkit.models.past import Past
 from llmkit.models.rotary import Scaling
@@ -275,7 +275,8 @@ class Decoder(nn.Module):
         (layers, E) counts the choices that fell on each expert.
         """
         x, routings = self._stack(tokens, segments, prefix=prefix)
-        tail = self._compiled.tail if self._compiled and torch.is_grad_enabled() else self._tail
+        fast = self._compiled and torch.is_grad_enabled() and not sparse(labels)
+        tail = self._compiled.tail if fast else self._tail
         nll = tail(x, labels)
         if not routings:
             return nll, {}

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llmkit.models.crossentropy import IGNORED, linear_cross_entropy
+from llmkit.models.crossentropy import IGNORED, linear_cross_entropy, sparse
 
 
 def problem(dtype=torch.float64):
@@ -101,3 +101,17 @@ def test_never_more_than_the_allowed_logits_exist():
     with Watch():
         linear_cross_entropy(hidden, weight, labels, 25).sum().backward()
     assert 0 < largest <= 25
+
+
+@pytest.mark.parametrize("most", [25, 1 << 20])
+@pytest.mark.parametrize("labelled", [0, 1, 9])
+def test_where_few_positions_have_a_label_the_others_change_nothing(labelled, most):
+    hidden, weight, labels = problem()
+    labels.view(-1)[torch.randperm(21, generator=torch.Generator().manual_seed(2))[labelled:]] = IGNORED
+    assert sparse(labels)
+    plain = F.cross_entropy((hidden @ weight.T).flatten(0, 1), labels.flatten(), reduction="none").view(3, 7)
+    found = linear_cross_entropy(hidden, weight, labels, most)
+    torch.testing.assert_close(found, plain.float())
+    pairs = zip(gradients(found, hidden, weight), gradients(plain, hidden, weight), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

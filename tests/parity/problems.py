@@ -108,6 +108,20 @@ def tagged(step: int, draw: int, slot: int) -> Batch:
     return {**batch, "labels": torch.where(batch["labels"] >= 0, batch["labels"] % LABELS, -100)}
 
 
+def asked(step: int, draw: int, slot: int) -> Batch:
+    """The two segments of `packed` rows as questions whose passages are all of them but the first token."""
+    batch, generator = labelled(step, draw, slot), keyed("asked", step, draw, slot)
+    starts, length = batch["starts"], batch["ends"] - batch["starts"]
+    drawn = torch.rand(*starts.shape, 2, generator=generator)
+    answer = starts[..., None] + 1 + (drawn * length[..., None]).long()
+    return {
+        **batch,
+        "passage": (batch["segments"] > 0).scatter(1, starts, False),
+        "answer": answer.sort(-1).values,
+        "valid": batch["valid"] & (length > 0),
+    }
+
+
 def encdec() -> nn.Module:
     """T5's architecture, with a decoder of one layer."""
     shape = {"style": "t5", "width": 16, "layers": 2, "decoder_layers": 1, "heads": 2, "context": LENGTH}
@@ -216,9 +230,12 @@ PROBLEMS = {
     "denoise": ours("denoise", sources, "tokens", encdec),
     "classify": ours("classify", labelled, "texts", labels=list("abcde")),
     "tag": ours("tag", tagged, "tokens", encoder, labels=list("abcde")),
+    "span": ours("span", asked, "questions", encoder),
+    "seq2seq": ours("seq2seq", sources, "tokens", encdec, label_smoothing=0.1),
     "reward": ours("reward", pairs, "pairs", margin=0.5, centering=0.01),
     "dpo": ours("dpo", pairs, "pairs", sft_weight=0.2),
     "simpo": ours("simpo", pairs, "pairs"),
+    "cpo": ours("cpo", pairs, "pairs", label_smoothing=0.1),
     "orpo": ours("orpo", pairs, "text_tokens"),
     "kto": ours("kto", rated, "examples", beta=1.0),
     "grpo": ours(
