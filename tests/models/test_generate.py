@@ -147,3 +147,22 @@ def test_a_reader_goes_on_with_the_rows_that_are_kept(two_sided, cache):
     again.keep(rows)
     again.read(torch.tensor([8, 8, 7]))
     torch.testing.assert_close(again.step(), expected[rows], atol=1e-4, rtol=1e-4)
+
+
+def test_a_prompt_of_several_rows_is_read_once_and_what_has_ended_no_more():
+    net, sizes = random_net(), []
+    prompts = [PROMPTS[1], PROMPTS[0], PROMPTS[1], PROMPTS[1]]
+    alone = [generate(net, [prompt], 12, **SAMPLED, keys=[i])[0] for i, prompt in enumerate(prompts)]
+    stop = [alone[0][2], alone[1][3], alone[3][4]]
+    alone = [generate(net, [prompt], 12, **SAMPLED, stop=stop, keys=[i])[0] for i, prompt in enumerate(prompts)]
+    honest = net.hidden
+
+    def hidden(tokens, *rest, **more):
+        sizes.append(tuple(tokens.shape))
+        return honest(tokens, *rest, **more)
+
+    net.hidden = hidden
+    assert generate(net, prompts, 12, **SAMPLED, stop=stop) == alone
+    assert sizes[:2] == [(2, 9), (4, 1)]
+    assert len(set(map(len, alone))) > 1
+    assert sizes[-1][0] <= 2

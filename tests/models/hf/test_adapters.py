@@ -167,7 +167,7 @@ from transformers import AutoTokenizer, pipeline
 folder, texts, found = sys.argv[1], json.loads(sys.argv[2]), {}
 for side in ("left", "right"):
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=side)
-    run = pipeline("text-classification", folder, tokenizer=tokenizer, function_to_apply="none")
+    run = pipeline("text-classification", folder, tokenizer=tokenizer)
     for size in (1, 8):
         found[f"{side} {size}"] = [out["score"] for out in run(texts, batch_size=size)]
 found["ids"] = [tokenizer(text).input_ids for text in texts]

@@ -1,18 +1,24 @@
-"""A run that is killed, in a rollout or between updates, ends with the numbers of one that is not."""
+"""A run that is killed, in a rollout or in an update, ends with the numbers of one that is not."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from llmkit.engine.backend_ddp import Ddp
 from llmkit.engine.saver import Saver
 from tests import ranks
 from tests.checkpoint.small import digest, lines, newest
 from tests.objectives.rl import small
 
 PPO = {"name": "ppo", "minibatches": 2, "epochs": 2, "kl": 0.1, "kl_target": 0.05, "kl_horizon": 50}
-GRPO = {"name": "grpo", "samples": 3, "kl": 0.1}
-REPLIES = 8 * 6 + 2 * 4
-"""Of PPO's run: 8 a step, and 4 at each evaluation."""
+GRPO = {"name": "grpo", "samples": 3, "kl": 0.1, "epochs": 2}
+OBJECTIVES = {"ppo": PPO, "grpo": GRPO}
+REPLIES = {"ppo": 8 * 6 + 2 * 4, "grpo": 12 * 6 + 2 * 12}
+"""Of a run: so many at every step, and at each of the two evaluations."""
+IN_STEP_3 = {"ppo": 3 * 8 + 4 + 3, "grpo": 3 * 12 + 12 + 5}
+"""A reply of the rollout of step 3, which no checkpoint holds."""
 
 
 @pytest.fixture(scope="module")
@@ -29,27 +35,57 @@ def curve(out: str) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory, data, tokenizer_dir) -> dict[int, str]:
-    """PPO without a disturbance, on one rank and on two."""
+def straight(tmp_path_factory, data, tokenizer_dir) -> dict[tuple[str, int], str]:
+    """(objective, ranks) -> a run of it without a disturbance."""
     folder = tmp_path_factory.mktemp("straight")
     out = {}
-    for world in (1, 2):
-        out[world] = str(folder / str(world))
-        ranks.run(small.train, world, out[world], data, str(tokenizer_dir), PPO)
+    for name, world in (("ppo", 1), ("ppo", 2), ("grpo", 1)):
+        out[name, world] = str(folder / f"{name}{world}")
+        words = (out[name, world], data, str(tokenizer_dir), OBJECTIVES[name])
+        ranks.run(small.train, world, *words)
     return out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [3 * 8 + 4 + 3, REPLIES])
-def test_a_kill_in_a_rollout_changes_nothing(tmp_path, data, tokenizer_dir, straight, at):
+@pytest.mark.parametrize(
+    ("name", "at"), [(name, at[name]) for at in (IN_STEP_3, REPLIES) for name in OBJECTIVES]
+)
+def test_a_kill_in_a_rollout_changes_nothing(tmp_path, data, tokenizer_dir, straight, name, at):
     out, counter = str(tmp_path / "run"), str(tmp_path / "replies")
-    objective = {**PPO, "rewards": [{"name": "odd", "kill": counter, "at": at}]}
+    objective = {**OBJECTIVES[name], "rewards": [{"name": "odd", "kill": counter, "at": at}]}
     (ended,) = ranks.spawn(small.train, 1, out, data, str(tokenizer_dir), objective)
     assert ended.code == -9
     assert len(Path(counter).read_text()) == at
     ranks.run(small.train, 1, out, data, str(tokenizer_dir), objective)
-    assert digest(newest(out)) == digest(newest(straight[1]))
-    assert curve(out) == curve(straight[1])
+    assert digest(newest(out)) == digest(newest(straight[name, 1]))
+    assert curve(out) == curve(straight[name, 1])
+
+
+def dying(shares: int, *words) -> None:
+    """A run that is killed when it has made so many shares of a loss: in the middle of an update."""
+    honest, made = Ddp.backward, []
+
+    def backward(self, phase, loss):
+        honest(self, phase, loss)
+        made.append(phase)
+        if len(made) == shares:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Ddp.backward = backward
+    small.train(*words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "shares"), [("ppo", 3 * 16 + 3), ("grpo", 3 * 4 + 3)])
+def test_a_kill_in_an_update_changes_nothing(tmp_path, data, tokenizer_dir, straight, name, shares):
+    """The first of the two micro-batches of an update of step 3 has its gradient, the second has not."""
+    words = (str(tmp_path / "run"), data, str(tokenizer_dir), OBJECTIVES[name])
+    (ended,) = ranks.spawn(dying, 1, shares, *words)
+    assert ended.code == -9
+    assert newest(words[0]).name == "step_00000002"
+    ranks.run(small.train, 1, *words)
+    assert digest(newest(words[0])) == digest(newest(straight[name, 1]))
+    assert curve(words[0]) == curve(straight[name, 1])
 
 
 @pytest.mark.slow
@@ -61,8 +97,8 @@ def test_a_kill_between_the_updates_of_policy_and_value_changes_nothing(
     ended = ranks.spawn(small.train, 2, *words, grace_s=5, env={"LLMKIT_FAULT": "phase1@3:1"})
     assert ended[1].code == -9
     ranks.run(small.train, 2, *words)
-    assert digest(newest(out)) == digest(newest(straight[2]))
-    assert curve(out) == curve(straight[2])
+    assert digest(newest(out)) == digest(newest(straight["ppo", 2]))
+    assert curve(out) == curve(straight["ppo", 2])
 
 
 def forgetful(*words) -> None:
@@ -84,7 +120,7 @@ def test_a_controller_that_is_not_restored_is_noticed(tmp_path, data, tokenizer_
     words = (str(tmp_path / "run"), data, str(tokenizer_dir), PPO)
     ranks.spawn(small.train, 1, *words, env={"LLMKIT_FAULT": "phase0@3:0"})
     ranks.run(forgetful, 1, *words)
-    assert digest(newest(words[0])) != digest(newest(straight[1]))
+    assert digest(newest(words[0])) != digest(newest(straight["ppo", 1]))
 
 
 @pytest.mark.slow
