@@ -45,6 +45,13 @@ def positions(segments: Tensor) -> Tensor:
     return place - torch.where(starts, place, 0).cummax(1).values
 
 
+def behind(segments: Tensor, stems: Tensor) -> Tensor:
+    """How many positions of its stem lie before each position: both (B, T) -> (B, T) int64; see `within`."""
+    rows, segments, stems = len(segments), segments.long(), stems.long()
+    sizes = segments.new_zeros(rows, int(segments.shape[1]) + 1).scatter_add(1, segments, segments.sign())
+    return sizes.gather(1, stems)
+
+
 def rope(
     positions: Tensor, head_dim: int, theta: float, scaling: Scaling | None = None
 ) -> tuple[Tensor, Tensor]:

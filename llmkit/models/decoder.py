@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from llmkit.config import Field, Section
 from llmkit.errors import ConfigError
 from llmkit.models import masks, recompute
-from llmkit.models.blocks import Block, fill_normal, norm, positions, rope, sinusoids
+from llmkit.models.blocks import Block, behind, fill_normal, norm, positions, rope, sinusoids
 from llmkit.models.crossentropy import IGNORED, linear_cross_entropy, soft_cap, sparse
 from llmkit.models.experts import Routing, balance, load, router_z
 from llmkit.models.past import Past
@@ -205,7 +205,12 @@ class Decoder(nn.Module):
         return self.norm(self._stack(tokens, segments, past, prefix)[0])
 
     def _stack(
-        self, tokens: Tensor, segments: Tensor | None, past: Past | None = None, prefix: Tensor | None = None
+        self,
+        tokens: Tensor,
+        segments: Tensor | None,
+        past: Past | None = None,
+        prefix: Tensor | None = None,
+        stems: Tensor | None = None,
     ) -> tuple[Tensor, list[Routing]]:
         s = self.settings
         if past is not None:
@@ -218,7 +223,9 @@ class Decoder(nn.Module):
             place, mask = torch.arange(T, device=tokens.device)[None], None
         else:
             place = positions(segments)[:, -T:]
-            mask = self._mask(segments, T, prefix, blocks=bool(fast) and tokens.is_cuda)
+            if stems is not None:
+                place = place + behind(segments, stems)
+            mask = self._mask(segments, T, prefix, stems, blocks=bool(fast) and tokens.is_cuda)
         turn = None
         if s.positions == "rope":
             turn = rope(place, s.head_dim, s.rope_theta, s.rope_scaling)
@@ -233,9 +240,12 @@ class Decoder(nn.Module):
                 routings.append(routing)
         return x, routings
 
-    def _mask(self, segments: Tensor, queries: int, prefix: Tensor | None, blocks: bool):
+    def _mask(
+        self, segments: Tensor, queries: int, prefix: Tensor | None, stems: Tensor | None, blocks: bool
+    ):
         reach = None if self.settings.window is None else self.settings.window - 1
-        rule = masks.within(segments, queries, causal=True, reach=reach, prefix=prefix)
+        assert stems is None or reach is None, "a window is counted in places of the row"
+        rule = masks.within(segments, queries, causal=True, reach=reach, prefix=prefix, stems=stems)
         draw = masks.blockwise if blocks else masks.dense
         return draw(rule, len(segments), queries, segments.shape[1], segments.device)
 
@@ -260,21 +270,42 @@ class Decoder(nn.Module):
         """The (V, D) matrix that turns hidden states into logits."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
+    @property
+    def branches(self) -> bool:
+        """Whether `nll` takes `stems`."""
+        return self.settings.window is None
+
     def nll(
-        self, tokens: Tensor, segments: Tensor | None, labels: Tensor, *, prefix: Tensor | None = None
+        self,
+        tokens: Tensor,
+        segments: Tensor | None,
+        labels: Tensor,
+        *,
+        prefix: Tensor | None = None,
+        stems: Tensor | None = None,
     ) -> Tensor:
-        """Negative log-likelihood of `labels` (already shifted, -100 = none, which costs 0): (B, T) fp32."""
-        return self.routed_nll(tokens, segments, labels, prefix=prefix)[0]
+        """Negative log-likelihood of `labels` (already shifted, -100 = none, which costs 0): (B, T) fp32.
+
+        `stems` (B, T): documents that begin alike hold their beginning once, as a segment before them whose
+        number is said here (Wang & Hegde 2024); 0: none. Not for nets with a window.
+        """
+        return self.routed_nll(tokens, segments, labels, prefix=prefix, stems=stems)[0]
 
     def routed_nll(
-        self, tokens: Tensor, segments: Tensor | None, labels: Tensor, *, prefix: Tensor | None = None
+        self,
+        tokens: Tensor,
+        segments: Tensor | None,
+        labels: Tensor,
+        *,
+        prefix: Tensor | None = None,
+        stems: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """`nll`, and what the routers of a mixture of experts did; {} without.
 
         `balance`, summed over rows, and `router_z`, summed over tokens, are means over the layers; `load`
         (layers, E) counts the choices that fell on each expert.
         """
-        x, routings = self._stack(tokens, segments, prefix=prefix)
+        x, routings = self._stack(tokens, segments, prefix=prefix, stems=stems)
         fast = self._compiled and torch.is_grad_enabled() and not sparse(labels)
         tail = self._compiled.tail if fast else self._tail
         nll = tail(x, labels)

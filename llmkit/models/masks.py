@@ -24,17 +24,21 @@ def within(
     causal: bool = False,
     reach: int | None = None,
     prefix: Tensor | None = None,
+    stems: Tensor | None = None,
 ) -> Rule:
     """Each document to itself: `segments` (B, S), of which the last `queries` positions ask.
 
     `causal`: only what is not behind the query, or is marked in `prefix` (B, S); `reach`: at most so many
-    positions to each side. Padding sees padding, so that no softmax is empty.
+    positions to each side. Padding sees padding, so that no softmax is empty. `stems` (B, S): the number of
+    another segment that a position sees too, as the beginning of its own; 0: none.
     """
     ahead = segments.shape[1] - queries
 
     def allowed(b, h, q, k):
         place = q + ahead
         seen = segments[b, place] == segments[b, k]
+        if stems is not None:
+            seen = seen | ((stems[b, place] == segments[b, k]) & (segments[b, k] > 0))
         if causal:
             seen = seen & ((place >= k) if prefix is None else (place >= k) | prefix[b, k])
         return seen if reach is None else seen & ((place - k).abs() <= reach)

@@ -41,13 +41,13 @@ def resumed(folder: str, backends: list[str]) -> dict[str, bool]:
 def runs(tmp_path_factory):
     """A base and runs with an adapter on it, on two ranks."""
     folder = tmp_path_factory.mktemp("runs")
-    equal = ranks.run(resumed, 2, str(folder), ["ddp", "zero2"], timeout_s=240)[0]
-    assert equal == {"ddp": True, "zero2": True}
+    equal = ranks.run(resumed, 2, str(folder), ["ddp", "zero2", "zero3"], timeout_s=300)[0]
+    assert equal == {"ddp": True, "zero2": True, "zero3": True}
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["ddp", "zero2"])
+@pytest.mark.parametrize("backend", ["ddp", "zero2", "zero3"])
 def test_a_checkpoint_holds_the_adapter_and_its_moments_and_no_weight_of_the_base(runs, backend):
     path = small.newest(runs / f"{backend} straight")
     reader = fragments.Reader(path)

@@ -288,6 +288,8 @@ ADAPTED = {
     "reward_dora": with_adapter(
         ours("reward", pairs, "pairs", shallow), kind="dora", rslora=True, targets="attention"
     ),
+    "tag_lora": with_adapter(ours("tag", tagged, "tokens", encoder, labels=list("abcde"))),
+    "seq2seq_lora": with_adapter(ours("seq2seq", sources, "tokens", encdec)),
 }
 """Problems with an adapter, which have a test of their own: at ZeRO-3 they take longer than all others."""
 

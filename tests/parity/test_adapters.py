@@ -1,5 +1,6 @@
 """Adapters take plain torch's steps on every backend: LoRA under DPO, whose reference is the net without it,
-and DoRA under a reward model, whose head learns too. Two ranks, one spawn for all.
+DoRA under a reward model, whose head learns too, LoRA on an encoder that tags and on an encoder-decoder that
+translates. Two ranks, one spawn for all.
 """
 
 import functools

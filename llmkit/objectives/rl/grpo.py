@@ -17,7 +17,8 @@ from pydantic import model_validator
 from llmkit.config import Field
 from llmkit.objectives.phase import Phase
 from llmkit.objectives.rl.advantages import GROUP_EPS, grouped, to_go, whitened
-from llmkit.objectives.rl.policy import PolicyGradient, PolicySettings, labelled, token_nll, total_moments
+from llmkit.objectives.rl.policy import PolicyGradient, PolicySettings, labelled, total_moments
+from llmkit.objectives.rl.rollout import token_nll
 from llmkit.registry import register
 
 

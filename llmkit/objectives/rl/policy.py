@@ -133,9 +133,9 @@ class PolicyGradient(Objective):
         if s.mask_truncated:
             rows["labels"] = torch.where(rows["ended"][:, None], rows["labels"], IGNORED)
         if self.updates > 1 or s.kl_in == "reward":
-            rows["old_nll"] = token_nll(nets["model"], rows)
+            rows["old_nll"] = rollout.token_nll(nets["model"], rows)
         if s.referred:
-            rows["reference_nll"] = token_nll(nets["reference"], rows)
+            rows["reference_nll"] = rollout.token_nll(nets["reference"], rows)
         rows |= self.remember(nets, rows)
         if said:
             shown = zip(said[:SHOWN], rows["reward"][:SHOWN].tolist())
@@ -273,10 +273,6 @@ def total_moments(group, key: str, total, mask):
     from llmkit.objectives.rl.advantages import moments
 
     return total(add(moments(rows[key], mask(rows)) for rows in group))
-
-
-def token_nll(net, rows):
-    return net.nll(rows["tokens"], rows["segments"], rows["labels"])
 
 
 def _cell(text: str) -> str:

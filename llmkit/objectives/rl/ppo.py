@@ -16,7 +16,8 @@ from llmkit.config import Field
 from llmkit.models.crossentropy import linear_cross_entropy
 from llmkit.objectives.phase import Phase
 from llmkit.objectives.rl.advantages import gae, whitened
-from llmkit.objectives.rl.policy import PolicyGradient, PolicySettings, labelled, token_nll, total_moments
+from llmkit.objectives.rl.policy import PolicyGradient, PolicySettings, labelled, total_moments
+from llmkit.objectives.rl.rollout import token_nll
 from llmkit.objectives.rl.surrogate import value_loss
 from llmkit.registry import register
 

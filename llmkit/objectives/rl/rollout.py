@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llmkit.errors import ConfigError
+from llmkit.models.blocks import SHORT
 from llmkit.models.crossentropy import IGNORED
 from llmkit.models.generate import generate
 from llmkit.objectives.phase import Batch
@@ -59,6 +60,8 @@ def draw(net, batch: Batch, samples: int, max_new: int) -> tuple[list[Said], Bat
             said.append(Said(ids, text, ended, prompt.record))
     rows = [(prompt.ids, reply.ids) for prompt, reply in zip(asked, said, strict=True)]
     laid = lay(rows or [([], [])] * samples, batch["pad"])
+    if said and samples > 1 and getattr(net, "branches", False):
+        laid |= branched(rows, samples, laid["tokens"].shape, batch["pad"])
     facts = {
         "valid": [True] * len(said),
         "ended": [reply.ended for reply in said],
@@ -84,6 +87,53 @@ def lay(rows: list[tuple[list[int], list[int]]], pad: int) -> dict[str, Tensor]:
         if reply:
             labels[row, len(prompt) - 1 : len(ids) - 1] = torch.tensor(reply)
     return {"tokens": tokens, "segments": segments, "labels": labels}
+
+
+def branched(
+    rows: list[tuple[list[int], list[int]]], samples: int, size: tuple[int, ...], pad: int
+) -> dict[str, Tensor]:
+    """The rows of `lay` again, with every prompt but once: its replies branch off it. {} if that is too long.
+
+        tokens    p p p r r r p r r . .      the prompt but for its last token; that token and each reply
+        segments  1 1 2 2 2 2 3 3 3 0 0
+        stems     0 0 1 1 1 1 1 1 1 0 0      (Decoder.nll)
+
+    All named `branched_*`, (prompts, R). `places` (B, T): where the prediction of a reply's token stands in
+    the flattened rows, and one past their end where no reply's token is predicted.
+    """
+    groups = [rows[i : i + samples] for i in range(0, len(rows), samples)]
+    longest = max(len(group[0][0]) - 1 + sum(len(reply) for _, reply in group) for group in groups)
+    width = -(-longest // (ROUND * samples)) * ROUND * samples
+    if width > SHORT:
+        return {}
+    tokens = torch.full((len(groups), width), pad, dtype=torch.int64)
+    segments, stems = (torch.zeros(len(groups), width, dtype=torch.int32) for _ in range(2))
+    places = torch.full(size, len(groups) * width, dtype=torch.int64)
+    for g, group in enumerate(groups):
+        prompt = group[0][0]
+        end = len(prompt) - 1
+        tokens[g, :end] = torch.tensor(prompt[:end], dtype=torch.int64)
+        segments[g, :end] = 1
+        for i, (_, reply) in enumerate(group):
+            start, end = end, end + len(reply)
+            tokens[g, start:end] = torch.tensor([prompt[-1], *reply[:-1]])
+            segments[g, start:end], stems[g, start:end] = i + 2, min(1, len(prompt) - 1)
+            first = len(prompt) - 1
+            places[g * samples + i, first : first + len(reply)] = torch.arange(start, end) + g * width
+    found = {"tokens": tokens, "segments": segments, "stems": stems, "places": places}
+    return {f"branched_{key}": value for key, value in found.items()}
+
+
+def token_nll(net, rows: Batch) -> Tensor:
+    """(B, T): the NLL of the labels of rows of replies, 0 where there is none."""
+    labels = rows["labels"]
+    if "branched_tokens" not in rows:
+        return net.nll(rows["tokens"], rows["segments"], labels)
+    tokens, segments, stems = (rows[f"branched_{key}"] for key in ("tokens", "segments", "stems"))
+    places = rows["branched_places"].flatten()
+    there = labels.new_full((tokens.numel() + 1,), IGNORED).scatter(0, places, labels.flatten())
+    nll = net.nll(tokens, segments, there[:-1].view_as(tokens), stems=stems).flatten()
+    return torch.cat([nll, nll.new_zeros(1)])[places].view_as(labels)
 
 
 def repeated(ids: list[int], n: int = 3) -> float:
