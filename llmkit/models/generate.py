@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from llmkit.errors import ConfigError
 
-
 AT_ONCE = 64
 """How many numbers a row's stream is asked for at a time: the same ones as one by one, at less cost."""
 

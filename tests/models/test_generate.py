@@ -154,7 +154,9 @@ def test_a_prompt_of_several_rows_is_read_once_and_what_has_ended_no_more():
     prompts = [PROMPTS[1], PROMPTS[0], PROMPTS[1], PROMPTS[1]]
     alone = [generate(net, [prompt], 12, **SAMPLED, keys=[i])[0] for i, prompt in enumerate(prompts)]
     stop = [alone[0][2], alone[1][3], alone[3][4]]
-    alone = [generate(net, [prompt], 12, **SAMPLED, stop=stop, keys=[i])[0] for i, prompt in enumerate(prompts)]
+    alone = [
+        generate(net, [prompt], 12, **SAMPLED, stop=stop, keys=[i])[0] for i, prompt in enumerate(prompts)
+    ]
     honest = net.hidden
 
     def hidden(tokens, *rest, **more):
