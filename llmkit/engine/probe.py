@@ -97,7 +97,7 @@ def departure(backend: type, settings: Optim, parallel: Parallel) -> float:
                 old, new = (net[name].flatten()[part].double() for net in (before, expected))
                 squares += torch.stack([(found - new).square().sum(), (new - old).square().sum()])
         sums = engine.total({"off": squares[0], "step": squares[1]})
-        return float((sums["off"] / sums["step"]).sqrt())
+        return float((sums["off"] / sums["step"]).sqrt()) if sums["off"] else 0.0  # a rate of 0: no step
     finally:
         engine.close()
 

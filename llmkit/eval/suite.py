@@ -73,7 +73,7 @@ def _open(ckpt: str, head: str, device: str):
     from llmkit.opened import open_model
 
     opened = open_model(ckpt, head, pick(device))
-    if opened.tokenizer is None and head in ("lm", "lm|seq2seq", "score", "classify", "tag", "span"):
+    if opened.tokenizer is None and head not in ("image", "features"):
         raise CheckpointError(
             f"{opened.path}: has no tokenizer; evaluate a checkpoint or export that carries one"
         )

@@ -9,6 +9,7 @@ import torch
 from llmkit.errors import ConfigError
 from llmkit.eval import scoring
 from llmkit.eval.metrics.pseudo_perplexity import PseudoPerplexity
+from llmkit.models import heads
 from llmkit.models.encoder import Encoder, Settings
 from tests.data.conftest import special, special_dir  # noqa: F401 - fixtures
 from tests.nets import wild
@@ -45,6 +46,10 @@ def test_every_token_is_predicted_from_all_the_others_of_its_window(opened, tmp_
     assert found.figures["pseudo_perplexity"] == pytest.approx(math.exp(total / 40), rel=1e-4)
     weighted = sum(row["value"] * row["weight"] for row in found.rows)
     assert weighted == pytest.approx(total, rel=1e-4)
+
+
+def test_it_asks_for_what_an_encoder_ends_in(opened):
+    assert PseudoPerplexity.head == heads.kind(opened.net)
 
 
 def test_a_window_that_does_not_fit_is_refused(opened, tmp_path):

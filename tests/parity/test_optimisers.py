@@ -4,6 +4,8 @@ import functools
 
 import pytest
 
+from llmkit.engine import probe
+from llmkit.engine.recipe import Optim, Parallel
 from tests import ranks
 from tests.parity import cases
 from tests.parity.test_matrix import BACKENDS, LIMITS
@@ -31,3 +33,8 @@ def test_the_probe_passes_what_is_exact_and_finds_what_is_not():
         wrong = {case for case, off in found.items() if off > 1e-3}
         assert wrong == {f"adafactor-zero{stage}" for stage in (1, 2, 3)}
         assert all(off < 1e-5 for case, off in found.items() if case not in wrong), found
+
+
+def test_a_learning_rate_of_0_takes_no_step_and_departs_from_none():
+    settings = Parallel(backend="ddp", precision="fp32", compile="off")
+    assert probe.check(cases.backend_class("ddp"), Optim(name="muon", lr=0.0), settings) == 0.0

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llmkit.eval.compare import compare
+
 REPORT = {
     "data": ["heldout"],
     "pretrain": ["bits_per_byte", "baseline", "tokens_per_second", "export"],
@@ -99,6 +101,16 @@ def test_your_own_three_files_become_a_model(tmp_path):
     report = json.loads((tmp_path / "runs/own/report.json").read_text())
     assert report["pretrain"]["bits_per_byte"] > 0
     assert (tmp_path / "runs/own/export/model.safetensors").exists()
+
+
+def test_a_tagger_and_its_twin_from_nothing_are_measured_on_the_same_sentences(tmp_path):
+    done = llmkit(tmp_path, "run", "parts_of_speech", "--quick", "out=runs/p")
+    assert done.returncode == 0, done.stderr + done.stdout
+    before = json.loads((tmp_path / "runs/p/eval_pretrain/report.json").read_text())["tasks"]["text"]
+    assert before["pseudo_perplexity"] > 1
+    found = compare(tmp_path / "runs/p/eval_twin", tmp_path / "runs/p/eval")["words"]
+    assert found["samples"] == len((tmp_path / "runs/p/words/heldout.jsonl").read_text().splitlines())
+    assert found["a"] != found["b"]
 
 
 def test_a_plugin_objective_trains_from_python(tmp_path):

@@ -32,6 +32,7 @@ class PseudoPerplexity(Metric):
         )
         quick_values = {"max_tokens": 100}
 
+    head = "masked"
     headline = "pseudo_nll"
     better = "lower"
 
