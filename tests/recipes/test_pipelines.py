@@ -104,7 +104,7 @@ def test_your_own_three_files_become_a_model(tmp_path):
 
 
 def test_a_tagger_and_its_twin_from_nothing_are_measured_on_the_same_sentences(tmp_path):
-    done = llmkit(tmp_path, "run", "parts_of_speech", "--quick", "out=runs/p")
+    done = llmkit(tmp_path, "run", "few_tags", "--quick", "out=runs/p")
     assert done.returncode == 0, done.stderr + done.stdout
     before = json.loads((tmp_path / "runs/p/eval_pretrain/report.json").read_text())["tasks"]["text"]
     assert before["pseudo_perplexity"] > 1
