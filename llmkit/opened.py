@@ -48,7 +48,7 @@ class Opened:
 def resolve(ckpt: str | Path) -> Path:
     """The checkpoint or Hugging Face directory that `ckpt` means; for a run directory the choice is said.
 
-    CheckpointError, in one line, if there is none there, or if a file of the checkpoint is not as it was saved.
+    CheckpointError, in one line, if there is none there, or if a file of it is not as it was saved.
     """
     path = directory(ckpt)
     if (path / "checkpoints").is_dir():

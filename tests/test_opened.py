@@ -73,7 +73,7 @@ def test_a_flipped_bit_is_refused_when_nothing_else_is_meant(run, named):
     damaged[len(damaged) // 2] ^= 4
     (checkpoint / "rank_00000.safetensors").write_bytes(damaged)
     for starts in (open_model, Start):
-        with pytest.raises(CheckpointError, match="step_00000000: damaged: rank_00000.safetensors has sha256"):
+        with pytest.raises(CheckpointError, match="step_0+: damaged: rank_00000.safetensors has sha256"):
             starts(str(checkpoint if named == "checkpoint" else run))
 
 
