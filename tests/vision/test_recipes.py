@@ -38,7 +38,7 @@ def quick(recipes: list[str], data: str, out: str) -> None:
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs")
-    ranks.run(quick, 1, RECIPES, data, str(out))
+    ranks.run(quick, 1, RECIPES, data, str(out), timeout_s=400)
     return out
 
 
