@@ -15,7 +15,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,8 @@ def unreadable(name: str, reason: str, content: bytes | str = b"") -> dict[str, 
 
 def opened(path: Path) -> io.BufferedIOBase:
     """`path` as decompressed bytes; .gz and .zst go by their suffix."""
-    opens = {".gz": gzip.open, ".zst": zstandard.open}.get(path.suffix.lower())
+    unpackers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".zst": zstandard.open}
+    opens = unpackers.get(path.suffix.lower())
     if not opens:
         return path.open("rb")
     return io.BufferedReader(Unpacked(opens(path, "rb"), path.stat().st_size), 1 << 20)

@@ -106,7 +106,7 @@ class Table(dict):
         places = numpy.arange(counts[0])
         places += numpy.repeat(rows[:, -1] - numpy.cumsum(num) + num, num)
         hashes, lengths = numpy.frombuffer(self._hashes, numpy.int64), numpy.frombuffer(self._lengths, "i")
-        return Text(Counts(*counts, stops), hashes[places], lengths[places])
+        return Text(Counts._make([*counts, stops]), hashes[places], lengths[places])
 
 
 class _Forms(dict):
@@ -152,4 +152,6 @@ def _joined(parts: list[Text]) -> Text:
         stops |= part.counts.stops
     none = numpy.zeros(0, numpy.int64)
     hashes = numpy.concatenate([none, *(part.hashes for part in parts)])
-    return Text(Counts(*sums, stops), hashes, numpy.concatenate([none, *(part.lengths for part in parts)]))
+    return Text(
+        Counts._make([*sums, stops]), hashes, numpy.concatenate([none, *(part.lengths for part in parts)])
+    )
