@@ -23,10 +23,10 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from llmkit.data import readers
 from llmkit.errors import DataError
@@ -218,6 +218,9 @@ def _tarball(path: Path):
         yield from _regular(file, path.stat().st_size)
 
 
+UNPACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+
+
 def _deb(path: Path):
     """A Debian package: an ar archive, of which data.tar.* holds the files (deb(5))."""
     with path.open("rb") as file:
@@ -227,14 +230,14 @@ def _deb(path: Path):
             name, size = header[:16].decode().strip(" /"), int(header[48:58])
             if name.startswith("data.tar"):
                 packed = io.BytesIO(file.read(size))
-                opens = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(name[len("data.tar") :])
+                opens = UNPACKERS.get(name[len("data.tar") :])
                 yield from _regular(opens(packed) if opens else packed, size)
                 return
             file.seek(size + size % 2, os.SEEK_CUR)
     raise tarfile.ReadError("a Debian package without data")
 
 
-def _regular(unpacked: IO[bytes], packed: int):
+def _regular(unpacked: IO[bytes] | gzip.GzipFile, packed: int):
     """The plain files of a tar archive, read as a stream: links and devices are passed over."""
     with (
         io.BufferedReader(readers.Unpacked(unpacked, packed), 1 << 20) as stream,
