@@ -385,13 +385,15 @@ def main() -> None:
         print(f"{name.split(',')[0]}: first batch {first[0]:.7f}, TRL's {first[1]:.7f}")
         assert abs(first[0] - first[1]) <= 1e-5 * abs(first[1]), name
     found: dict[str, list] = {name: [] for name in pairs}
-    for _ in range(given.rounds):
+    for number in range(given.rounds):
         for name, (_, *both) in pairs.items():
             medians = []
             for side in both:
                 spent = side.run(given.steps)[given.drop :]
                 medians.append([statistics.median(each) for each in zip(*spent, strict=True)])
             found[name].append(medians)
+            said = ", ".join(f"{clock:.2f} s ({cpu:.2f} CPU)" for clock, cpu in medians)
+            print(f"round {number + 1}, {name.split(',')[0]}: a step takes {said}", flush=True)
     print("\n| what | llmkit | TRL | ratio | ratio by CPU time | ratios of the rounds |")
     print("|---|---|---|---|---|---|")
     for name, (worth, *_) in pairs.items():

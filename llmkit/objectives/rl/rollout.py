@@ -103,7 +103,7 @@ def branched(
     """
     groups = [rows[i : i + samples] for i in range(0, len(rows), samples)]
     longest = max(len(group[0][0]) - 1 + sum(len(reply) for _, reply in group) for group in groups)
-    width = -(-longest // (ROUND * samples)) * ROUND * samples
+    width = -(-longest // (2 * ROUND)) * 2 * ROUND
     if width > SHORT:
         return {}
     tokens = torch.full((len(groups), width), pad, dtype=torch.int64)
