@@ -7,6 +7,7 @@ every layout.
 """
 
 import contextlib
+import io
 import logging
 import os
 import warnings
@@ -77,9 +78,10 @@ class Zero(Backend):
         net.to(self.device)
 
     def _engine(self, net: str) -> nn.Module:
-        engine, *_ = self.deepspeed.initialize(
-            model=self.module(net), optimizer=self.optimizers[net], config=self.configs[net]
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # stage 1 with bf16 weights prints its memory
+            engine, *_ = self.deepspeed.initialize(
+                model=self.module(net), optimizer=self.optimizers[net], config=self.configs[net]
+            )
         self.optimizers[net].cut = Sharded(engine.optimizer, self.device)
         return engine
 

@@ -132,8 +132,9 @@ def _zero2(t: Traced, layout: Layout) -> Held:
     stepping = 0.0 if offload else t.step * share
     if t.half:  # a bucket lies in bf16, and travels in fp32; the share of the gradients is fp32
         held.buffers -= bucket / 2
-        old, new, flush = n * share, 0.0, bucket / 2 + bucket
-        held.step = old + 8 * t.largest + stepping
+        old, new = (n * share, 0.0) if several else (0.0, n * share)
+        flush = bucket / 2 + bucket + new
+        held.step = n * share + 8 * t.largest + stepping
     elif offload:  # the share of the gradients is added up on the host
         old, new, flush = 0.0, 0.0, bucket
         held.host += n * share

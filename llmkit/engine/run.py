@@ -109,6 +109,10 @@ class _Run:
             start = self.starts.get(objective.column_net, self.start)
             datasets = columns.attach(objective, start, self.settled, datasets)
             self.train_set, self.heldout_set = datasets["train"], datasets["heldout"]
+        if objective.shows and self.train_set.tokenizer_dir:
+            from llmkit.tokenizer.vocabulary import Tokenizer
+
+            objective.tokenizer = Tokenizer.load(self.train_set.tokenizer_dir)
         data, heldout = self._loaders(objective, backend)
         meter = self._meter(objective, backend)
         saver = Saver(recipe, backend, objective, meter, self._lineage(), self.train_set.tokenizer_dir)

@@ -61,6 +61,8 @@ class Objective:
     """Why the run is not to be trusted just now: while it says something, no checkpoint is saved."""
     verdict: str = ""
     """Why the run must end."""
+    tokenizer: Any = None
+    """The data's tokenizer, for those who show text."""
     comparison: Any = None
     """What sets generated rows beside held-out ones at evaluations: `rows(nets, batch)` gives arrays by row,
     `figures(rows, conditional)` the figures of those of all batches and ranks."""
@@ -105,6 +107,11 @@ class Objective:
 
         Beside the sums stands `grad_norm`, of the whole gradient before it was clipped.
         """
+
+    @property
+    def shows(self) -> bool:
+        """Whether `show` has anything to show."""
+        return type(self).show is not Objective.show
 
     def show(self, nets: dict[str, nn.Module]) -> dict[str, bytes]:
         """Files by name, made at every evaluation and kept in the run's samples/: a grid of images, say."""

@@ -4,7 +4,9 @@ import math
 from typing import Literal
 
 from llmkit.config import Field, Section
+from llmkit.errors import ConfigError
 from llmkit.models.crossentropy import IGNORED
+from llmkit.models.generate import generate
 from llmkit.objectives.phase import Batch, Numbers, Objective, Phase
 from llmkit.registry import register
 
@@ -46,8 +48,18 @@ class Causal(Objective):
         router_z: float = Field(
             0.001, ge=0, description="experts only: weight of the routers' z-loss, a mean over tokens"
         )
+        prompts: tuple[str, ...] = Field(
+            (), description="texts that are continued at every evaluation, into samples/ of the run"
+        )
+        continue_tokens: int = Field(64, gt=0, description="how far they are continued")
 
     phases = (Phase("train", "model"),)
+
+    def build(self, make):
+        nets = super().build(make)
+        if self.settings.prompts and hasattr(nets["model"], "encode"):
+            raise ConfigError("objective.prompts: an encoder-decoder has no text to go on with; leave it out")
+        return nets
 
     def count(self, phase, batch):
         real = batch["segments"] > 0
@@ -67,6 +79,19 @@ class Causal(Objective):
             chosen = {f"load_{i}": n for i, n in enumerate(routed["load"].flatten().unbind())}
             seen |= {"balance": routed["balance"].detach(), "router_z": routed["router_z"].detach(), **chosen}
         return share, seen
+
+    @property
+    def shows(self):
+        return bool(self.settings.prompts)
+
+    def show(self, nets):
+        """Each prompt and how it goes on, drawn at temperature 0.8: the same draws at every evaluation."""
+        net, tokenizer, new = nets["model"], self.tokenizer, self.settings.continue_tokens
+        room = max(1, net.settings.context - new)
+        ids = [[tokenizer.bos, *tokenizer.encode(prompt)][:room] for prompt in self.settings.prompts]
+        found = generate(net, ids, min(new, net.settings.context - 1), temperature=0.8, stop=[tokenizer.eos])
+        texts = zip(self.settings.prompts, map(tokenizer.decode, found), strict=True)
+        return {"continued.txt": "\n\n".join(f"[{prompt}] {text}" for prompt, text in texts).encode() + b"\n"}
 
     def metrics(self, phase, seen):
         """Nats per token, and bits per byte of the labelled text where the data set counts bytes.

@@ -1,9 +1,15 @@
 import math
 
+import pytest
 import torch
 
+from llmkit import registry
+from llmkit.errors import ConfigError
+from llmkit.models import blocks
+from llmkit.models.heads import build
 from llmkit.objectives.phase import add
 from llmkit.objectives.text.causal import Causal
+from llmkit.tokenizer.vocabulary import Tokenizer
 
 
 class Given(torch.nn.Module):
@@ -53,3 +59,25 @@ def test_an_overloaded_expert_is_not_made_up_for_by_another_layer():
     _, seen = objective.loss(phase, {"model": Lopsided()}, batch(1.0, 10), total)
     figures = objective.metrics(phase, {k: float(v) for k, v in seen.items()})
     assert (figures["load_least"], figures["load_most"]) == (0.0, 2.0)
+
+
+def test_prompts_are_continued_the_same_way_at_every_evaluation(tokenizer_dir):
+    objective = Causal(Causal.Settings(prompts=["Permission is", "The"], continue_tokens=200))
+    objective.tokenizer = Tokenizer.load(tokenizer_dir)
+    shape = {"width": 32, "layers": 1, "heads": 2, "context": 48, "vocab_size": 400}
+    settings = registry.find("model", "decoder").Settings(**shape)
+    nets = {"model": blocks.initialise(build(settings), 1).eval()}
+    shown = objective.show(nets)
+    first, second = shown["continued.txt"].decode().strip().split("\n\n[")
+    assert first.startswith("[Permission is] ")
+    assert second.startswith("The] ")
+    assert len(second) > len("The] ")
+    assert objective.show(nets) == shown
+    assert objective.shows
+    assert not Causal(Causal.Settings()).shows
+
+
+def test_an_encoder_decoder_has_nothing_to_go_on_with():
+    settings = registry.find("model", "encdec").Settings(width=32, layers=1, heads=2, vocab_size=50)
+    with pytest.raises(ConfigError, match="objective.prompts"):
+        Causal(Causal.Settings(prompts=["a"])).build(lambda: build(settings))
