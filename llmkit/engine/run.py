@@ -352,7 +352,8 @@ def _backend(settled):
 
 
 def _compile(backend) -> None:
-    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+    for name in ("torch._dynamo", "torch._higher_order_ops"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     for net in backend.nets.values():
         if type(net).compile is not torch.nn.Module.compile:
             net.compile()

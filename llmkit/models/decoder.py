@@ -334,7 +334,9 @@ class Decoder(nn.Module):
         taken as fixed: each new (B, T) compiles again. Evaluation and generation stay eager.
         """
         fast = partial(torch.compile, mode=mode, dynamic=False)
-        self._compiled = _Compiled([fast(block) for block in self.layers], fast(self._tail))
+        kind = "none" if self.settings.experts else self.settings.recompute  # experts are outside the graph
+        blocks = [recompute.compiled(kind, block, fast) for block in self.layers]
+        self._compiled = _Compiled(blocks, fast(self._tail))
 
 
 class _Compiled(NamedTuple):

@@ -359,5 +359,6 @@ class EncDec(nn.Module):
         """
         fast = partial(torch.compile, mode=mode, dynamic=False)
         sides = {"encoder": self.encoder, "decoder": self.decoder}
-        self._compiled = {name: [fast(layer) for layer in side.layers] for name, side in sides.items()}
+        ready = partial(recompute.compiled, self.settings.recompute, compile_=fast)
+        self._compiled = {name: [ready(layer) for layer in side.layers] for name, side in sides.items()}
         self._compiled["tail"] = fast(self._tail)

@@ -236,4 +236,5 @@ class Encoder(nn.Module):
 
         The head is left as it is: how many positions it is asked about differs from step to step.
         """
-        self._compiled = [torch.compile(layer, mode=mode, dynamic=False) for layer in self.layers]
+        fast = partial(torch.compile, mode=mode, dynamic=False)
+        self._compiled = [recompute.compiled(self.settings.recompute, layer, fast) for layer in self.layers]

@@ -4,6 +4,8 @@ none       everything autograd wants          selective   matrix products and at
 full       the layer's input alone
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,9 +22,28 @@ _EXPENSIVE = {
 }
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """A layer that was compiled together with its recomputation."""
+
+    call: Callable
+
+    def __call__(self, *inputs) -> Any:
+        return self.call(*inputs)
+
+
+def compiled(kind: str, layer, compile_: Callable) -> Any:
+    """`layer`, compiled by `compile_`, for `through`.
+
+    From outside, a compiled layer is one operator of which nothing could be kept: `selective` is compiled
+    with it, and then the compiler keeps what the policy names.
+    """
+    return Compiled(compile_(partial(through, kind, layer))) if kind == "selective" else compile_(layer)
+
+
 def through(kind: str, layer, *inputs) -> Any:
     """`layer(*inputs)`, recomputed in the backward as `kind` ("none", "selective", "full") says."""
-    if kind == "none" or not torch.is_grad_enabled():
+    if kind == "none" or isinstance(layer, Compiled) or not torch.is_grad_enabled():
         return layer(*inputs)
     if kind == "full":
         return checkpoint(layer, *inputs, use_reentrant=False)
@@ -31,4 +52,5 @@ def through(kind: str, layer, *inputs) -> Any:
 
 
 def _keep_products(context, op, *args, **kwargs):
-    return CheckpointPolicy.MUST_SAVE if op in _EXPENSIVE else CheckpointPolicy.PREFER_RECOMPUTE
+    kept = op in _EXPENSIVE or str(op) == "flex_attention"  # which exists only once it is imported
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,7 +1,11 @@
 """The decoder: packing, loss, recomputation, compilation, and what its settings refuse."""
 
+import logging
+from functools import partial
+
 import pytest
 import torch
+from torch.nn.attention import flex_attention
 
 from llmkit import config
 from llmkit.errors import ConfigError
@@ -226,6 +230,57 @@ def test_the_compiled_decoder_computes_the_same_and_generation_stays_eager():
     for name, grad in eager.items():
         torch.testing.assert_close(compiled[name], grad, atol=1e-4, rtol=1e-3)
     assert net.state_dict().keys() == random_net().state_dict().keys()
+
+
+@pytest.mark.slow
+def test_selective_recomputation_keeps_products_when_compiled_too(monkeypatch):
+    """What the backward keeps, with the compiler's own partition of the graph and no code generation."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager_decomp_partition"))
+    logging.getLogger("torch._higher_order_ops").setLevel(logging.ERROR)
+    kept, found = {}, {}
+    for kind in ("none", "selective", "full"):
+        torch._dynamo.reset()
+        net = random_net(recompute=kind)
+        net.compile(mode=None)
+        kept[kind], found[kind] = saved(net, *packed_batch()), grads(net, *packed_batch())
+    assert 1.5 * kept["full"] < kept["selective"] < kept["none"] / 1.5
+    for name, grad in found["none"].items():
+        torch.testing.assert_close(found["selective"][name], grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_flex_attention_has_the_gradient_of_the_dense_mask_and_is_compiled_once(monkeypatch):
+    """As on a GPU, but for the kernel: the graph that torch.compile takes, other documents at every step."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)  # no backward on a CPU
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    net, dense = random_net(), random_net()
+    net.compile(mode=None)
+    mask = net._mask
+    monkeypatch.setattr(net, "_mask", lambda *args, blocks: mask(*args, blocks=True))
+    for shift in range(3):
+        tokens, segments, labels = packed_batch()
+        segments[:, : 5 + shift] += 7
+        expected = grads(dense, tokens, segments, labels)
+        for name, grad in grads(net, tokens, segments, labels).items():
+            torch.testing.assert_close(grad, expected[name], atol=1e-4, rtol=1e-3)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # the block, and what follows
+
+
+def saved(net, *batch) -> int:
+    """Bytes that autograd keeps for the backward, beside the parameters."""
+    seen, params = {}, {p.untyped_storage().data_ptr() for p in net.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = net.nll(*batch).sum()
+    del loss
+    return sum(size for at, size in seen.items() if at not in params)
 
 
 def test_untied_and_tied_nets_differ_by_one_matrix():
