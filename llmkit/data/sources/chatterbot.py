@@ -28,6 +28,7 @@ class Chatterbot:
     language = "en"
     origin = "PyPI chatterbot-corpus 1.3.3 (its metadata says BSD License)"
     size = "1,923 exchanges"
+    counts = {"conversations": 842}
 
     def __init__(self, settings: Settings):
         self.settings = settings

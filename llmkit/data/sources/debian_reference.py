@@ -26,6 +26,7 @@ class DebianReference:
     language = "en"
     origin = "Debian debian-reference-en 2.100"
     size = "0.9 MB"
+    counts = {"documents": 13}
 
     def __init__(self, settings: Settings):
         self.settings = settings

