@@ -74,13 +74,15 @@ class Order:
     def __init__(self, n: int, seed: int):
         self.n = n
         self.seed = seed
-        self._whole = functools.lru_cache(maxsize=2)(functools.partial(scattered, n))
+        self._key = key = functools.lru_cache(maxsize=2)(lambda epoch: mix(mix(seed & _MASK) ^ epoch))
+        self._whole = functools.lru_cache(maxsize=2)(lambda epoch: scattered(n, key(epoch)))
 
     def row(self, sample: int) -> int:
         """The row id, in range(n), of global sample number `sample` (0, 1, ... without end)."""
         epoch, place = divmod(sample, self.n)
-        key = mix(mix(self.seed & _MASK) ^ epoch)
-        return self._whole(key)[place] if self.n <= TABLE else scatter(place, self.n, key)
+        if self.n <= TABLE:
+            return self._whole(epoch)[place]
+        return scatter(place, self.n, self._key(epoch))
 
 
 class Growth:

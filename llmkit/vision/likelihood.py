@@ -46,9 +46,11 @@ def nll(name: Likelihood, out: Tensor, x: Tensor, sigma: float = 1.0) -> Tensor:
     """out (B, K, C, Y, X) and target x (B, C, Y, X) -> (B,) nats."""
     out = out.float()
     if name == "bernoulli":
-        values = F.binary_cross_entropy_with_logits(out[:, 0], x, reduction="none")
+        values = F.binary_cross_entropy_with_logits(out.squeeze(1), x, reduction="none")
     elif name == "gaussian":
-        values = 0.5 * ((out[:, 0] - x) / sigma).square() + (0.5 * math.log(2 * math.pi) + math.log(sigma))
+        values = 0.5 * ((out.squeeze(1) - x) / sigma).square() + (
+            0.5 * math.log(2 * math.pi) + math.log(sigma)
+        )
     else:
         values = -log_bin(out[:, 0], out[:, 1], x)
     return values.flatten(1).sum(1)
