@@ -1,6 +1,6 @@
 """Every GAN on Fashion-MNIST at equal images seen: Frechet distance, KID, precision and recall; class hits.
 
-    python bench/gan_table.py OUT                prints a Markdown table (bench/gan_table.md)
+    python bench/gan_table.py OUT [MODEL ...]    prints two Markdown tables (bench/gan_table.md); default: all
 
 16 x 16, batch 64; "seen" counts the real images that d was trained on, so a critic that is stepped five times
 leaves its g a fifth of the steps. Distances are in the features of a recogniser that OUT/recogniser is,
@@ -92,7 +92,7 @@ def measured(folder: Path, name: str, seed: int, seen: int) -> dict[str, Any]:
         seconds = time.process_time() - began
         images = Images.Settings(source="fashion-mnist", size=16, rows=COUNT)
         figures = {"cpu_s": seconds, "steps": steps}
-        for extractor in ("recogniser", "judge"):
+        for extractor in ("recogniser", "judge")[: 1 + model.get("conditional", False)]:
             of = Frechet.Settings(images=images, extractor=str(folder / extractor), count=COUNT)
             figures[extractor] = (
                 Frechet(of).measure(open_model(str(out), "image", torch.device("cpu"))).figures
@@ -114,9 +114,9 @@ def main() -> None:
     torch.set_num_threads(1)
     classifier(folder / "recogniser", 1, 16)
     classifier(folder / "judge", 2, 24)
-    found = {name: [measured(folder, name, seed, SEEN) for seed in MODELS[name][3]] for name in MODELS}
-    judged = measured(folder, JUDGED[0], 1, JUDGED[1])
-    real = judged["recogniser"]
+    names = sys.argv[2:] or list(MODELS)
+    found = {name: [measured(folder, name, seed, SEEN) for seed in MODELS[name][3]] for name in names}
+    real = found[names[0]][0]["recogniser"]
     print(f"{SEEN:,} images seen; reference: {real['reference']}; {real['extractor']}\n")
     print("| model | seeds | Frechet distance | KID | precision | recall | steps of g | CPU s |")
     print("|---|---|---|---|---|---|---|---|")
@@ -128,6 +128,9 @@ def main() -> None:
         seconds = statistics.mean(row["cpu_s"] for row in rows)
         print(f"| {name} | {len(rows)} | {cells} | {rows[0]['steps']} | {seconds:.0f} |")
     print(f"| held-out images | | {real['frechet_of_heldout']:.3f} | | | | | |")
+    if JUDGED[0] not in names:
+        return
+    judged = measured(folder, JUDGED[0], 1, JUDGED[1])
     print("\n| classes | images seen | hit, by the judge | the judge on held-out images |\n|---|---|---|---|")
     for seen, row in ((SEEN, found[JUDGED[0]][0]), (JUDGED[1], judged)):
         judge = row["judge"]
