@@ -1,6 +1,6 @@
 """A ladder of likelihoods: all kinds of models on the same binarised digits, at equal epochs and minutes.
 
-    python bench/vision_ladder.py OUT            prints two Markdown tables; half an hour, not run to its end
+    python bench/vision_ladder.py OUT            prints two Markdown tables; half an hour
 
 MNIST-5k (4,498 training images) at 10 x 10, dynamically binarised; batch 64, Adam with a cosine. -log p(x) in
 nats on the same 500 held-out images: exact where the model gives it, else importance-weighted with 500 draws.
