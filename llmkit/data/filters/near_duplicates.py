@@ -6,7 +6,8 @@ of about 0.72 on. A text is compared with all that came before, kept or not, so 
 one survivor.
 """
 
-import re
+import functools
+import sys
 from typing import Literal
 
 import numpy
@@ -14,13 +15,14 @@ import xxhash
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data.filters.words import Remembered
 from llmkit.registry import register
 
 CHUNK = 1024
 """Sequences at a time: what they become fits a processor's cache."""
-FACTOR = numpy.uint64(0x9E3779B97F4A7C15)
-_WORD = re.compile(r"\w+")
+FACTOR, POWER = numpy.uint64(0x9E3779B97F4A7C15), numpy.uint64(0xD6E8FEB86659FD93)
+SPACE = numpy.uint64(1)
+USUAL = 1 << 16
+"""Characters of a text whose powers are kept."""
 
 
 @register("filter", "near-duplicates")
@@ -75,21 +77,48 @@ class NearDuplicates:
         return least
 
 
-def _hashed(chunk: str) -> int:
-    """64 bits of the letters and digits of a chunk, in lower case; 0 where it has none."""
-    word = chunk.lower()
-    word = word if word.isalnum() else "".join(_WORD.findall(word))
-    return xxhash.xxh3_64_intdigest(word.encode()) or 1 if word else 0
+@functools.cache
+def _scattered() -> numpy.ndarray:
+    """(code points,) uint64: 0 for marks, SPACE, and another number for every letter and digit."""
+    count = sys.maxunicode + 1
+    is_letter, is_space = (
+        numpy.fromiter(map(test, map(chr, range(count))), bool, count) for test in (str.isalnum, str.isspace)
+    )
+    is_letter[ord("_")] = True
+    scattered = (numpy.arange(count, dtype=numpy.uint64) + FACTOR) * FACTOR
+    scattered ^= scattered >> numpy.uint64(31)
+    return numpy.where(is_letter, scattered | numpy.uint64(2), numpy.where(is_space, SPACE, numpy.uint64(0)))
 
 
-_hashes = Remembered(_hashed)
+@functools.cache
+def _powers(num: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """The powers 0 to num - 1 of POWER and of its inverse, modulo 2^64."""
+    inverse = numpy.uint64(pow(int(POWER), -1, 1 << 64))
+    up, down = (numpy.full(num, base) for base in (POWER, inverse))
+    up[0] = down[0] = 1
+    return numpy.multiply.accumulate(up), numpy.multiply.accumulate(down)
+
+
+def _words(text: str) -> numpy.ndarray:
+    """(words,) uint64: a hash of the letters and digits of each word between white space; no word has none.
+
+    The polynomial of Karp & Rabin (1987) modulo 2^64, of all words at once: differences of its sums over the
+    whole text, divided by the power at which a word begins.
+    """
+    codes = numpy.frombuffer(f" {text.lower()} ".encode("utf-32-le", "surrogatepass"), numpy.uint32)
+    values = _scattered()[codes]
+    values = values[values != 0]
+    letter = values != SPACE
+    edges = numpy.flatnonzero(letter[1:] != letter[:-1])
+    before, last = edges[0::2], edges[1::2]
+    up, down = _powers(USUAL) if len(values) <= USUAL else _powers.__wrapped__(len(values))
+    sums = numpy.cumsum(values * up[: len(values)])
+    return (sums[last] - sums[before]) * down[before]
 
 
 def _sequences(text: str, n: int) -> numpy.ndarray:
     """(sequences,) uint32: one hash of every `n` words in a row; of all words where there are fewer."""
-    chunks = text.split()
-    words = numpy.fromiter(map(_hashes.__getitem__, chunks), numpy.uint64, len(chunks))
-    words = words[words != 0] if len(chunks) else words
+    words = _words(text)
     words = words if len(words) else numpy.zeros(1, numpy.uint64)
     n = min(n, len(words))
     mixed = numpy.zeros(len(words) - n + 1, numpy.uint64)

@@ -2,12 +2,13 @@
 
 import json
 import random
+import re
 
 import pytest
 
 from llmkit import registry
 from llmkit.data.collect import Collect, work
-from llmkit.data.filters import chunks
+from llmkit.data.filters import chunks, near_duplicates
 from llmkit.data.filters.chunks import sentences
 from llmkit.data.filters.marks import MARKS
 from llmkit.data.filters.words import words
@@ -201,6 +202,17 @@ def test_near_duplicates_keep_the_first_and_spare_what_is_different():
     changed = prose(1, 40).replace("Water", "Fire", 1) + " One more word."
     verdicts = [filter.judge(text)[1] for text in (prose(1, 40), prose(2, 40), changed, prose(3, 40))]
     assert verdicts == [None, None, "near_duplicate", None]
+
+
+@pytest.mark.parametrize("num", [0, 1, 30, near_duplicates.USUAL])
+def test_words_are_hashed_by_their_letters_and_digits_alone(num):
+    draw = random.Random(num)
+    text = "".join(draw.choices("aB1_.,-' \n\u00a0\u0301\u00df\u4e00\u0130\u03a3\u00b2\U0001f600", k=num))
+    kept = ["".join(re.findall(r"\w+", chunk.lower())) for chunk in text.split()]
+    kept = [word for word in kept if word]
+    hashes = near_duplicates._words(text).tolist()
+    assert len(hashes) == len(kept)
+    assert len(set(hashes)) == len(set(kept)) == len(set(zip(hashes, kept)))
 
 
 def test_the_signature_estimates_the_jaccard_similarity():
