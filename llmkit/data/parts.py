@@ -56,13 +56,18 @@ class Parts:
         fetch.used.clear()
         records = judged(self._sources[label], piece, label, self.settings, self._filters)
         own = {kind: self._path(number, f"{kind}.{os.uname().nodename}.{os.getpid()}") for kind in KINDS}
-        with own["verdicts"].open("wb") as verdicts, own["records"].open("wb") as lines:
-            for verdict, line in records:
-                verdicts.write(json.dumps(verdict).encode() + b"\n")
-                lines.write(line)
-            for file in (verdicts, lines):
-                file.flush()
-                os.fsync(file.fileno())
+        try:
+            with own["verdicts"].open("wb") as verdicts, own["records"].open("wb") as lines:
+                for verdict, line in records:
+                    verdicts.write(json.dumps(verdict).encode() + b"\n")
+                    lines.write(line)
+                for file in (verdicts, lines):
+                    file.flush()
+                    os.fsync(file.fileno())
+        except BaseException:
+            for path in own.values():
+                path.unlink(missing_ok=True)
+            raise
         sizes: dict[str, Any] = {kind: own[kind].stat().st_size for kind in KINDS}
         sizes["packages"] = [fetch.facts(package) for package in fetch.used.values()]
         for kind in KINDS:

@@ -1,5 +1,6 @@
 """Collecting in many processes: the same bytes as in one, whoever is killed when, and nothing stale."""
 
+import errno
 import json
 import os
 import random
@@ -121,6 +122,18 @@ def test_a_kill_at_any_point_costs_nothing_but_time(tmp_path, corpus):
         before = list(done.items())
     run(out, asked(corpus))
     assert result(out) == result(tmp_path / "whole")
+
+
+def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path, corpus, monkeypatch):
+    made = planned(tmp_path, corpus)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(parts.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        made.make(0)
+    assert [path.name for path in made.folder.iterdir()] == [parts.PLAN]
 
 
 def test_a_part_that_is_torn_is_made_again(tmp_path, corpus):
