@@ -15,10 +15,9 @@ from typing import Annotated
 
 import typer
 
-from llmkit.checkpoint.runstate import write_exit
 from llmkit.errors import ConfigError, LlmkitError
 from llmkit.log import EXIT_DIR
-from llmkit.verbs import Options, assignments
+from llmkit.options import Options, assignments
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -438,6 +437,8 @@ def _tell(line: str, code: int, words: list[str]) -> int:
         traceback.print_exc()
     print(f"llmkit: {line}", file=sys.stderr, flush=True)
     if folder := os.environ.get(EXIT_DIR):
+        from llmkit.checkpoint.runstate import write_exit
+
         write_exit(Path(folder), code, line)
     return code
 

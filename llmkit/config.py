@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import core_schema
 
-from llmkit import registry
+from llmkit import options, registry
 from llmkit.errors import ConfigError
 
 
@@ -174,13 +174,7 @@ def read(name: str, folder: str = "recipes") -> dict:
 def override(tree: dict, assignments: Sequence[str] | dict[str, Any]) -> dict:
     """`tree` with `a.b=value` written into it; values are YAML, so they are typed."""
     if not isinstance(assignments, dict):
-        pairs = {}
-        for text in assignments:
-            key, equals, value = text.partition("=")
-            if not equals or not key:
-                raise ConfigError(f"{text!r}: an override is written key=value")
-            pairs[key] = parse_yaml(value, key)
-        assignments = pairs
+        assignments = options.assignments(assignments)
     for key, value in assignments.items():
         tree = _put(tree, key.split("."), value, key)
     return tree

@@ -4,32 +4,14 @@ perform("data.collect", "data/sotu", {"out": "runs/data"}, Options())  ->  the m
 """
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmkit import config, manifest, registry, stage
 from llmkit.config import Section
 from llmkit.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Options:
-    """What every verb takes, wherever it is called from."""
-
-    ranks: int = 0
-    """Processes on each machine; 0: one per GPU, or one."""
-    device: str = "auto"
-    quick: bool = False
-    debug: bool = False
-    fresh: bool = False
-    plugins: list[str] = field(default_factory=list)
-
-    def argv(self) -> list[str]:
-        """These options as command-line words, for a worker."""
-        flags = [f"--{name}" for name in ("quick", "debug", "fresh") if getattr(self, name)]
-        plugins = [word for file in self.plugins for word in ("--plugin", file)]
-        return ["--device", self.device, *flags, *plugins]
+from llmkit.options import Options
 
 
 @dataclass(frozen=True)
@@ -120,14 +102,3 @@ def load(where: str) -> Any:
     """The object that `module:name` means."""
     module, _, name = where.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def assignments(words: list[str]) -> dict[str, Any]:
-    """`key=value` words as typed values. ConfigError if one is not of that form."""
-    out = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{word!r}: an override is written key=value")
-        out[key] = config.parse_yaml(value, key)
-    return out
