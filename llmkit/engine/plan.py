@@ -10,7 +10,7 @@ bench/planner_error.py compares with bytes counted in real runs.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -254,8 +254,9 @@ def plan(recipe: TrainRecipe, device: str, world: int, efficiency: float, price:
     recipe, dataset = complete(recipe)
     bf16 = recipe.parallel.precision != "fp32"
     layout, parts, traced = _choose(recipe, dataset, world, bf16, FILL * capacity)
+    kind = _products(recipe.parallel, traced)
     flops = traced.flops * layout.accumulate
-    seconds = flops / (size.peak_flops(name) * efficiency)
+    seconds = flops / (size.peak_flops(name, kind) * efficiency)
     hours = seconds * recipe.run.steps / 3600
     return {
         "device": name,
@@ -273,6 +274,7 @@ def plan(recipe: TrainRecipe, device: str, world: int, efficiency: float, price:
         "fits": parts["total"] <= FILL * capacity,
         "capacity_bytes": int(capacity),
         "memory_bytes": parts,
+        "products": kind,
         "efficiency": efficiency,
         "step_s": seconds,
         "steps": recipe.run.steps,
@@ -280,6 +282,13 @@ def plan(recipe: TrainRecipe, device: str, world: int, efficiency: float, price:
         "device_hours": hours * world,
         "cost": hours * world * price if price else None,
     }
+
+
+def _products(parallel, traced: Traced) -> Literal["bf16", "tf32", "fp32"]:
+    """What matrix products are computed in, which decides the peak rate; `auto` is bf16 on all DEVICES."""
+    if traced.half or parallel.precision != "fp32":
+        return "bf16"
+    return "tf32" if parallel.tf32 else "fp32"
 
 
 def _choose(recipe, dataset, world, bf16, most) -> tuple[Layout, dict[str, int], Traced]:
@@ -326,8 +335,8 @@ def table(facts: dict[str, Any]) -> str:
             f"{facts['parameters'] / 1e6:,.1f} M parameters, {facts['step_flops']:.3g} FLOPs a step",
             f"{facts['world']} x {facts['device']}: {facts['layout']}: {fits}",
             *(f"  {part:{width}} {text}" for part, text in parts.items()),
-            f"{each} a step at {facts['efficiency']:.0%} of the peak rate (assumed), no communication "
-            f"counted; {facts['steps']:,} steps: {all_}, "
+            f"{each} a step at {facts['efficiency']:.0%} of the peak {facts['products']} rate (assumed), no "
+            f"communication counted; {facts['steps']:,} steps: {all_}, "
             f"{facts['device_hours']:.3g} device hours{cost}",
             *(["so small a step is bound by launching kernels: expect it to take longer"] if small else []),
             "set: " + " ".join(f"{key}={value}" for key, value in facts["set"].items()),

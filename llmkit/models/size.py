@@ -5,6 +5,7 @@ known it is None and is reported as "unknown", never as a guess.
 """
 
 import re
+from typing import Literal
 
 import torch
 from torch import nn
@@ -107,39 +108,42 @@ def encdec_flops(settings, source_len: int, target_len: int) -> float:
 
 
 PEAK_TFLOPS = (
-    (r"\bMIG\b", None),  # a slice of a device
-    (r"H200 NVL", 835.5),
-    (r"H200\b", 989.4),  # GH200 too
-    (r"H100 NVL", 835.5),
-    (r"H100 PCIe", 756.5),
-    (r"H100\b", 989.4),  # "NVIDIA H100 80GB HBM3" is the SXM5 board
-    (r"H20\b", 148.0),
-    (r"H800 PCIe", 756.5),
-    (r"H800\b", 989.4),
-    (r"\bB200", 2250.0),
-    (r"A100\b", 312.0),
-    (r"A800\b", 312.0),
-    (r"\bA10\b", 125.0),
-    (r"\bA40\b", 149.7),
-    (r"RTX A6000", 154.8),
-    (r"L40S", 362.0),
-    (r"\bL40\b", 181.0),
-    (r"\bL4\b", 121.0),
-    (r"RTX 4090(?! D)", 165.2),
-    (r"RTX 3090", 71.0),
-    (r"MI300X", 1307.4),
-    (r"MI325X", 1307.4),
-    (r"MI300A", 980.6),
-    (r"MI250X", 383.0),
+    (r"\bMIG\b", None, None),  # a slice of a device
+    (r"H200 NVL", 835.5, 60.0),
+    (r"H200\b", 989.4, 66.9),  # GH200 too
+    (r"H100 NVL", 835.5, 60.0),
+    (r"H100 PCIe", 756.5, 51.2),
+    (r"H100\b", 989.4, 66.9),  # "NVIDIA H100 80GB HBM3" is the SXM5 board
+    (r"H20\b", 148.0, 44.0),
+    (r"H800 PCIe", 756.5, 51.2),
+    (r"H800\b", 989.4, 66.9),
+    (r"\bB200", 2250.0, 80.0),
+    (r"A100\b", 312.0, 19.5),
+    (r"A800\b", 312.0, 19.5),
+    (r"\bA10\b", 125.0, 31.2),
+    (r"\bA40\b", 149.7, 37.4),
+    (r"RTX A6000", 154.8, 38.7),
+    (r"L40S", 362.0, 91.6),
+    (r"\bL40\b", 181.0, 90.5),
+    (r"\bL4\b", 121.0, 30.3),
+    (r"RTX 4090(?! D)", 165.2, 82.6),
+    (r"RTX 3090", 71.0, 35.6),
+    (r"MI300X", 1307.4, 163.4),
+    (r"MI325X", 1307.4, 163.4),
+    (r"MI300A", 980.6, 122.6),
+    (r"MI250X", 383.0, 95.7),
 )
-"""Peak dense bf16 rate by device name, first match wins; data sheets, without structured sparsity."""
+"""Peak dense bf16 and plain fp32 rates by device name, first match wins; data sheets, without sparsity."""
 
 
-def peak_flops(device_name: str) -> float | None:
-    """Peak dense bf16 FLOPs per second of a device by the name torch gives it; None where it is not known."""
-    for pattern, tera in PEAK_TFLOPS:
+def peak_flops(device_name: str, kind: Literal["bf16", "tf32", "fp32"] = "bf16") -> float | None:
+    """Peak dense FLOPs per second of a device by the name torch gives it; None where it is not known.
+
+    Matrix products in TF32 have half of the bf16 rate on all that have them.
+    """
+    for pattern, bf16, fp32 in PEAK_TFLOPS:
         if re.search(pattern, device_name):
-            return tera and tera * 1e12
+            return bf16 and {"bf16": bf16, "tf32": bf16 / 2, "fp32": fp32}[kind] * 1e12
     return None
 
 

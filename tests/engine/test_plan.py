@@ -127,6 +127,23 @@ def test_a_plan_keeps_the_batch_and_takes_what_fits(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("parallel", "products"),
+    [
+        ({}, "bf16"),
+        ({"tf32": True}, "bf16"),
+        ({"precision": "fp32"}, "fp32"),
+        ({"precision": "fp32", "tf32": True}, "tf32"),
+        ({"precision": "fp32", "weights": "bf16", "backend": "zero2"}, "bf16"),
+    ],
+)
+def test_the_time_of_a_plan_is_that_of_the_products_precision(parallel, products):
+    found = plan.plan(recipe(parallel=parallel), "a100", 1, 0.5, 0.0)
+    rate = {"bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12}[products]
+    assert found["step_s"] == pytest.approx(found["step_flops"] / (0.5 * rate))
+    assert f"peak {products} rate" in plan.table(found)
+
+
+@pytest.mark.parametrize(
     ("sections", "device", "line"),
     [
         ({"model": {"vocab_size": None}}, "h200", "model.vocab_size: is the tokenizer's"),

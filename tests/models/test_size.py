@@ -97,6 +97,12 @@ def test_known_devices_have_their_data_sheet_rate(name, tera):
     assert size.peak_flops(name) == tera * 1e12
 
 
+def test_fp32_products_have_a_rate_of_their_own_and_tf32_half_of_bf16s():
+    kinds = ("bf16", "tf32", "fp32")
+    assert [size.peak_flops("NVIDIA A100-SXM4-80GB", kind) for kind in kinds] == [312e12, 156e12, 19.5e12]
+    assert size.peak_flops("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "fp32") is None
+
+
 @pytest.mark.parametrize(
     "name",
     ["", "EPYC", "NVIDIA H300", "NVIDIA A1000", "GeForce RTX 4090 D", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"],
