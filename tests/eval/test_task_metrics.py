@@ -9,6 +9,7 @@ from llmkit.errors import ConfigError, DataError
 from llmkit.eval.metrics.classification import Classification
 from llmkit.eval.metrics.tagging import Tagging, entities, shared
 from llmkit.eval.metrics.writing import Writing
+from llmkit.eval.metrics.written_label import WrittenLabel, rule
 from llmkit.opened import open_model
 from tests.data.sets.conftest import collected
 from tests.eval.conftest import WORDS, train
@@ -114,3 +115,24 @@ def test_a_writer_stands_beside_copying(trained):
     assert 0 < measured.figures["copy_chrf"] < 100
     assert measured.figures["signature"].startswith("nrefs:1|case:mixed|eff:yes")
     assert {"rouge1", "rouge2", "rougeL", "bleu", "exact_match"} <= measured.figures.keys()
+
+
+def test_a_label_that_is_written_counts_if_it_is_the_right_one_to_the_letter(trained, monkeypatch):
+    root = trained("seq2seq", "labelled", name="text_pairs", net="decoder")
+    metric = WrittenLabel(WrittenLabel.Settings(data=str(root / "data"), limit=0, max_new=4))
+    opened = open_model(root / "run", "lm|seq2seq")
+    measured = metric.measure(opened)
+    assert measured.figures["accuracy"] == np.mean([row["said"] == row["wanted"] for row in measured.rows])
+    wanted = [row["wanted"] for row in measured.rows]
+    assert measured.figures["rule"] == max(wanted.count(label) for label in set(wanted)) / 40
+    said = {row["id"]: row["wanted"] for row in measured.rows} | {"h0": "wars", "h1": " "}
+    monkeypatch.setattr("llmkit.eval.replies.written", lambda *_: [said[row["id"]] for row in measured.rows])
+    assert metric.measure(opened).figures["accuracy"] == pytest.approx(38 / 40)
+    assert metric.measure(opened).figures["is_a_label"] == pytest.approx(38 / 40)
+
+
+def test_the_rule_without_a_net_is_the_most_frequent_label_of_the_same_word():
+    known = [{"text": "", "pair": w, "label": t} for w, t in (("run", "vb"), ("run", "vb"), ("run", "nn"))]
+    known += [{"text": "", "pair": "dog", "label": "nn"}] * 3
+    asked = [{"text": "", "pair": "run"}, {"text": "", "pair": "cat"}]
+    assert rule(known, asked) == ["vb", "nn"]

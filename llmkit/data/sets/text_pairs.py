@@ -14,7 +14,7 @@ from llmkit.errors import DataError
 from llmkit.registry import register
 from llmkit.tokenizer import special
 
-KINDS: tuple[shapes.Kind, ...] = ("text_pairs", "questions")
+KINDS: tuple[shapes.Kind, ...] = ("text_pairs", "questions", "labelled")
 """What it reads."""
 
 
@@ -26,7 +26,7 @@ class TextPairs(task_records.TaskRows):
         name: Literal["text_pairs"] = "text_pairs"
         data: str = Field(
             description="directory made by `data collect kind=text_pairs`, or kind=questions: the passage "
-            "follows the question, the first answer is written"
+            "follows the question, the first answer is written; or kind=labelled: the label is written"
         )
         tokenizer: str = Field(description="directory made by `tokenizer train`")
         net: Literal["encdec", "decoder"] = Field(
@@ -114,6 +114,10 @@ def sides_of(record: dict[str, Any]) -> tuple[str, str]:
     """(what is read, what is written)."""
     if "answers" in record:
         return "\n".join(filter(None, (record["question"], record["context"]))), record["answers"][0]
+    if "label" in record:
+        label = record["label"]
+        read = "\n".join(filter(None, (record["text"], record.get("pair"))))
+        return read, label if isinstance(label, str) else ", ".join(label)
     return record["input"], record["target"]
 
 

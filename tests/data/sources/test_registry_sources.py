@@ -57,18 +57,22 @@ def keep(tmp_path, monkeypatch):
 
 
 def test_the_brown_corpus_gives_sentences_texts_and_genres(keep, monkeypatch):
-    text = b"\n\tThe/at jury/nn-tl can't/md* ``/`` go/vb ''/'' ./.\n\n\tNo/rb !/.\n"
+    text = b"\n\tThe/at jury/nn-tl can't/md* ``/`` go/vb to/in a/at court/nn ''/'' ./.\n\n\tNo/rb !/.\n"
     members = {"package/cats.txt": b"ca01 news\n", "package/ca01": text}
     monkeypatch.setattr(brown, "PACKAGE", keep(brown.PACKAGE, members))
 
-    def read(kind):
-        return list(brown.Brown(brown.Brown.Settings(kind=kind)).records())
+    def read(kind, **more):
+        return list(brown.Brown(brown.Brown.Settings(kind=kind, **more)).records())
 
     first = read("tagged")[0]
-    assert first["tokens"] == ["The", "jury", "can't", "``", "go", "''", "."]
-    assert first["tags"] == ["at", "nn", "md", "``", "vb", "''", "."]
+    assert first["tokens"] == ["The", "jury", "can't", "``", "go", "to", "a", "court", "''", "."]
+    assert first["tags"] == ["at", "nn", "md", "``", "vb", "in", "at", "nn", "''", "."]
     assert read("labelled")[0]["label"] == "news"
-    assert read("documents")[0]["text"] == 'The jury can\'t "go".\nNo!'
+    assert read("documents")[0]["text"] == 'The jury can\'t "go to a court".\nNo!'
+    (asked,) = read("labelled", label="word")  # the second sentence is too short
+    assert asked["text"] == 'The jury can\'t "go to a court".'
+    assert (asked["pair"], asked["label"]) in zip(first["tokens"], first["tags"], strict=True)
+    assert asked["pair"].strip("'.`")
 
 
 def test_paragraphs_of_one_id_are_translations(keep, monkeypatch):
