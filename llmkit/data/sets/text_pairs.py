@@ -26,7 +26,8 @@ class TextPairs(task_records.TaskRows):
         name: Literal["text_pairs"] = "text_pairs"
         data: str = Field(
             description="directory made by `data collect kind=text_pairs`, or kind=questions: the passage "
-            "follows the question, the first answer is written; or kind=labelled: the label is written"
+            "follows the question, the first answer is written; or kind=labelled: the text follows its pair, "
+            "the label is written"
         )
         tokenizer: str = Field(description="directory made by `tokenizer train`")
         net: Literal["encdec", "decoder"] = Field(
@@ -116,7 +117,7 @@ def sides_of(record: dict[str, Any]) -> tuple[str, str]:
         return "\n".join(filter(None, (record["question"], record["context"]))), record["answers"][0]
     if "label" in record:
         label = record["label"]
-        read = "\n".join(filter(None, (record["text"], record.get("pair"))))
+        read = "\n".join(filter(None, (record.get("pair"), record["text"])))  # long texts lose their end
         return read, label if isinstance(label, str) else ", ".join(label)
     return record["input"], record["target"]
 
