@@ -15,6 +15,7 @@ Importing torch takes longer than most tests, so ranks are forked from a process
 import atexit
 import contextlib
 import faulthandler
+import gc
 import importlib.util
 import inspect
 import json
@@ -129,6 +130,8 @@ def _serve() -> None:
     import torch
 
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # DeepSpeed collects garbage for every engine: half a second, if that looks at all of torch
     for line in sys.stdin:
         request = json.loads(line)
         port = _free_port()
