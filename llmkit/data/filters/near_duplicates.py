@@ -17,7 +17,7 @@ from pydantic import Field
 from llmkit.config import Section
 from llmkit.registry import register
 
-CHUNK = 1024
+CHUNK = 384
 """Sequences at a time: what they become fits a processor's cache."""
 FACTOR, POWER = numpy.uint64(0x9E3779B97F4A7C15), numpy.uint64(0xD6E8FEB86659FD93)
 SPACE = numpy.uint64(1)
@@ -41,7 +41,6 @@ class NearDuplicates:
         draw = numpy.random.default_rng(settings.seed)
         num = settings.bands * settings.rows
         self._factor = draw.integers(1, 1 << 32, (num, 1), dtype=numpy.uint32) | numpy.uint32(1)
-        self._shift = draw.integers(0, 1 << 32, (num, 1), dtype=numpy.uint32)
         self._room = numpy.empty((num, CHUNK), numpy.uint32)
         self._bands: list[set[int]] = [set() for _ in range(settings.bands)]
 
@@ -71,8 +70,7 @@ class NearDuplicates:
         for start in range(0, len(sequences), CHUNK):
             some = sequences[start : start + CHUNK]
             mixed = self._room[:, : len(some)]
-            numpy.multiply(self._factor, some, out=mixed)  # modulo 2^32, a permutation each
-            mixed += self._shift
+            numpy.multiply(self._factor, some, out=mixed)  # modulo 2^32: a permutation of the odd numbers
             numpy.minimum(least, mixed.min(1), out=least)
         return least
 
@@ -81,10 +79,9 @@ class NearDuplicates:
 def _scattered() -> numpy.ndarray:
     """(code points,) uint64: 0 for marks, SPACE, and another number for every letter and digit."""
     count = sys.maxunicode + 1
-    is_letter, is_space = (
-        numpy.fromiter(map(test, map(chr, range(count))), bool, count) for test in (str.isalnum, str.isspace)
-    )
-    is_letter[ord("_")] = True
+    chars = numpy.arange(count, dtype=numpy.uint32).view("U1")
+    is_letter = numpy.strings.isalnum(chars) | (chars == "_")
+    is_space = numpy.strings.isspace(chars)
     scattered = (numpy.arange(count, dtype=numpy.uint64) + FACTOR) * FACTOR
     scattered ^= scattered >> numpy.uint64(31)
     return numpy.where(is_letter, scattered | numpy.uint64(2), numpy.where(is_space, SPACE, numpy.uint64(0)))
@@ -117,7 +114,7 @@ def _words(text: str) -> numpy.ndarray:
 
 
 def _sequences(text: str, n: int) -> numpy.ndarray:
-    """(sequences,) uint32: one hash of every `n` words in a row; of all words where there are fewer."""
+    """(sequences,) uint32, odd: one hash of every `n` words in a row; of all words where there are fewer."""
     words = _words(text)
     words = words if len(words) else numpy.zeros(1, numpy.uint64)
     n = min(n, len(words))
@@ -127,4 +124,4 @@ def _sequences(text: str, n: int) -> numpy.ndarray:
         mixed += words[i : len(words) - n + 1 + i]
     mixed ^= mixed >> numpy.uint64(29)
     mixed *= FACTOR  # the upper half of a product depends on all bits
-    return (mixed >> numpy.uint64(32)).astype(numpy.uint32)
+    return (mixed >> numpy.uint64(32)).astype(numpy.uint32) | numpy.uint32(1)
