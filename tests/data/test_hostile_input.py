@@ -189,16 +189,16 @@ def test_a_folder_of_nothing_usable_says_why(tmp_path):
 
 
 def test_an_empty_folder_is_named_with_what_was_looked_for(tmp_path):
-    given(tmp_path, a_pdf=b"%PDF")
+    given(tmp_path, a_docx=b"%PDF")
     with pytest.raises(DataError, match=r"in: holds no \.txt, .* \(1 others\)"):
         collect(tmp_path)
 
 
 def test_other_files_are_warned_about_and_hidden_ones_are_not_read(tmp_path, capsys):
-    given(tmp_path, a_jsonl=b"\n".join(GOOD), b_pdf=b"%PDF")
+    given(tmp_path, a_jsonl=b"\n".join(GOOD), b_docx=b"PK")
     (tmp_path / "in" / ".secret.txt").write_text("hidden")
     assert collect(tmp_path)[0]["counts"]["in"] == 20
-    assert ".pdf" in capsys.readouterr().err
+    assert ".docx" in capsys.readouterr().err
 
 
 def test_files_without_anything_in_them_are_no_trouble(tmp_path):

@@ -1,4 +1,4 @@
-"""A user's own text: a file, or a folder of .txt, .md, .jsonl, .html, .parquet, .epub and .warc."""
+"""A user's own text: a file, or a folder of .txt, .md, .jsonl, .html, .parquet, .epub, .pdf and .warc."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,16 +7,17 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from llmkit.config import Section
-from llmkit.data import extract, formats, readers, shapes
+from llmkit.data import extract, formats, pdf, readers, shapes
 from llmkit.errors import DataError
 from llmkit.log import warn
 from llmkit.registry import register
 
 WEB = {".html": extract.html_file, ".htm": extract.html_file, ".epub": extract.epub}
 WEB |= {".warc": extract.warc, ".wet": extract.warc}
-SUFFIXES = (".txt", ".md", ".jsonl", ".parquet", *WEB)
+SUFFIXES = (".txt", ".md", ".jsonl", ".parquet", ".pdf", *WEB)
 WANTED = (
-    ".txt, .md, .jsonl, .html (each also .gz or .zst), .parquet, .epub, .warc or .wet, or a .json by name"
+    ".txt, .md, .jsonl, .html, .pdf (each also .gz or .zst), .parquet, .epub, .warc or .wet, "
+    "or a .json by name"
 )
 
 Stretch = tuple[str, int, int, int]
@@ -42,7 +43,7 @@ class Files:
         part_bytes: int = Field(
             50_000,
             ge=1000,
-            description="text files longer than this are cut at blank lines into several documents",
+            description="longer files are cut into several documents: texts at blank lines, .pdf between pages",
         )
         extraction: extract.How = Field(
             "fast", description="how pages become text. fast: resiliparse; precise: trafilatura"
@@ -91,6 +92,9 @@ class Files:
         format = suffix(path)
         if format in (".txt", ".md"):
             yield from readers.text_parts(path, name, self.settings.part_bytes)
+            return
+        if format == ".pdf":
+            yield from pdf.documents(path, name, self.settings.part_bytes)
             return
         if format in WEB:
             yield from WEB[format](path, name, self.settings.extraction)
