@@ -43,7 +43,7 @@ class Files:
         part_bytes: int = Field(
             50_000,
             ge=1000,
-            description="longer files are cut into several documents: texts at blank lines, .pdf between pages",
+            description="longer files become several documents, cut at blank lines, a .pdf between pages",
         )
         extraction: extract.How = Field(
             "fast", description="how pages become text. fast: resiliparse; precise: trafilatura"
