@@ -7,7 +7,7 @@ reason, excerpt}`, so that it is counted and shown, and the rest of the file goe
     not_utf8      a line, or a part of a text file
     not_json, not_an_object     a line of a .jsonl; a torn last line too
     broken_file   compressed or parquet data that stops making sense
-    bomb          compressed data that becomes more than MAX_RATIO times as much
+    bomb          compressed data that becomes more than MAX_RATIO times as much, or a .parquet that says so
 """
 
 import gzip
@@ -35,6 +35,11 @@ FREE = 64 << 20
 BROKEN = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 
+def _room(packed: int) -> int:
+    """Bytes that so many packed ones may become."""
+    return max(FREE, MAX_RATIO * packed)
+
+
 class Bomb(OSError):
     """A file that becomes far too much when it is unpacked."""
 
@@ -43,7 +48,7 @@ class Unpacked(io.RawIOBase):
     """What `file` decompresses, while it is not out of proportion to its `packed` bytes. Bomb if it is."""
 
     def __init__(self, file: Any, packed: int):
-        self._file, self._room = file, max(FREE, MAX_RATIO * packed)
+        self._file, self._room = file, _room(packed)
 
     def readable(self) -> bool:
         return True
@@ -223,6 +228,9 @@ def parquet_rows(path: Path, name: str, columns: list[str] | None) -> Iterator[d
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
+            if sum(group.total_byte_size for group in groups) > _room(path.stat().st_size):
+                raise Bomb(f"says that it unpacks to more than {MAX_RATIO} times its size")
             names = file.schema_arrow.names
             present = [name_ for name_ in names if columns is None or name_ in columns]
             number = 0

@@ -13,6 +13,8 @@ import tarfile
 import zipfile
 import zlib
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import zstandard
 
@@ -104,6 +106,14 @@ def test_a_bomb_ends_early_and_is_counted(canary, name):
     got = asked(READ, canary)
     assert got["said"][-1] in ("bomb", "too_long")  # a page is read to its limit only
     assert got["seconds"] < 10
+    assert got["mib"] < 256
+
+
+def test_a_parquet_bomb_is_not_begun(canary):
+    rows = pyarrow.table({"text": ["a" * (1 << 20)] * 128})
+    pyarrow.parquet.write_table(rows, canary / "a.parquet", compression="zstd", use_dictionary=False)
+    got = asked(READ, canary)
+    assert got["said"] == ["bomb"]
     assert got["mib"] < 256
 
 
