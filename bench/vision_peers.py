@@ -68,9 +68,8 @@ def pythae(kind: str, seed: int, images: int, epochs: int) -> Row:
     from pythae.pipelines import TrainingPipeline
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
-    train, held = (
-        Images(Images.Settings(source="fashion-mnist"), split, 0) for split in ("train", "heldout")
-    )
+    train = Images(Images.Settings(source="fashion-mnist", rows=images), "train", 0)
+    held = Images(Images.Settings(source="fashion-mnist"), "heldout", 0)
     torch.manual_seed(seed)
     net = theirs(kind, seed)
     with tempfile.TemporaryDirectory() as out:
@@ -78,7 +77,7 @@ def pythae(kind: str, seed: int, images: int, epochs: int) -> Row:
         how = BaseTrainerConfig(output_dir=out, num_epochs=epochs, no_cuda=True, seed=seed, **batch)
         pipeline = TrainingPipeline(model=net, training_config=how)
         with clocked(BaseTrainer, "train") as spent:
-            pipeline(train_data=train.images[:images].float() / 255)
+            pipeline(train_data=train.images.float() / 255)
     with torch.no_grad():
         found = net.eval()({"data": _first(held)})
     loss = found.loss if kind == "vae" else found.recon_loss

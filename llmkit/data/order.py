@@ -56,6 +56,13 @@ def scattered(n: int, key: int) -> list[int]:
     return out.tolist()
 
 
+def subset(n: int, count: int | None) -> np.ndarray:
+    """`count` of range(n) (all of it for None or more), chosen by one fixed shuffle, in rising order: (count,)."""
+    if count is None or count >= n:
+        return np.arange(n)
+    return np.sort(np.array(scattered(n, key=0)[:count], np.int64))
+
+
 def mixed(values: np.ndarray) -> np.ndarray:
     """`mix` of each of an array of uint64."""
     values = values + np.uint64(0x9E3779B97F4A7C15)

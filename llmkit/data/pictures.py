@@ -14,8 +14,10 @@ import struct
 import warnings
 import zipfile
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -67,7 +69,7 @@ def read(path: Path, fit) -> dict[str, Pictures]:
         return _idx(idx) if idx else {"all": _folder(path, fit)}
     if path.suffix == ".npz":
         return {"all": _npz(path)}
-    raise DataError(f"{path}: is neither a folder of images or idx files nor an .npz; give one of these")
+    raise DataError(f"{path}: is neither a folder of images or idx files nor an .npz or .parquet; give one of these")
 
 
 # ---- image files -------------------------------------------------------------------------------------------
@@ -78,43 +80,56 @@ def _folder(path: Path, fit) -> Pictures:
     if not files:
         raise DataError(f"{path}: holds no image ({', '.join(SUFFIXES)}); give a folder that does")
     classes = tuple(sorted({p.relative_to(path).parts[0] for p in files if p.parent != path}))
-    images, labels, names, left_out = [], [], [], Counter[str]()
+    found = ((_outside(file, path, classes) or file, file.relative_to(path)) for file in files)
+    images, kept = gathered(found, fit, str(path))
+    labels = [classes.index(name.parts[0]) if classes else 0 for name in kept]
+    return Pictures(images, np.array(labels), classes, tuple(name.as_posix() for name in kept))
+
+
+def _outside(file: Path, path: Path, classes: tuple[str, ...]) -> str | None:
+    return "lie outside of the classes' folders" if classes and file.parent == path else None
+
+
+def gathered(
+    found: Iterable[tuple[Path | BinaryIO | str, Any]], fit, where: str
+) -> tuple[np.ndarray, list[Any]]:
+    """Decode `found`: (an image file or why it cannot be used, what it is) -> images (N, Y, X, C), what they are.
+
+    What cannot be used is counted and said. DataError if nothing can, or sizes or channels are mixed.
+    """
+    images, kept, left_out = [], [], Counter[str]()
     num_bytes = 0
-    for file in files:
-        relative = file.relative_to(path)
-        if classes and len(relative.parts) == 1:
-            left_out["lie outside of the classes' folders"] += 1
-            continue
-        image = _decoded(file, fit)
+    for file, what in found:
+        image = file if isinstance(file, str) else _decoded(file, fit)
         if isinstance(image, str):
             left_out[image] += 1
             continue
         num_bytes += image.nbytes
         if num_bytes > MAX_BYTES:
             raise DataError(
-                f"{path}: decodes to more than {MAX_BYTES >> 30} GiB; set data.size to something smaller"
+                f"{where}: decodes to more than {MAX_BYTES >> 30} GiB; set data.size to something smaller"
             )
         images.append(image)
-        labels.append(classes.index(relative.parts[0]) if classes else 0)
-        names.append(relative.as_posix())
+        kept.append(what)
     told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    count = len(images) + left_out.total()
     if not images:
-        raise DataError(f"{path}: none of its {len(files)} images can be used: {told}")
+        raise DataError(f"{where}: none of its {count} images can be used{told and f': {told}'}")
     if left_out:
-        say(f"{path}: {len(images)} of {len(files)} images are used; left out: {told}")
+        say(f"{where}: {len(images)} of {count} images are used; left out: {told}")
     if len(shapes := Counter(image.shape[:2] for image in images)) > 1:
         common = ", ".join(f"{x}x{y}" for (y, x), _ in shapes.most_common(3))
         raise DataError(
-            f"{path}: images of {len(shapes)} sizes ({common}, ...); set data.size to bring them to one"
+            f"{where}: images of {len(shapes)} sizes ({common}, ...); set data.size to bring them to one"
         )
     if len(depths := Counter(image.shape[2] for image in images)) > 1:
         raise DataError(
-            f"{path}: {depths[1]} images are grey and {depths[3]} in colour; set data.channels to 1 or 3"
+            f"{where}: {depths[1]} images are grey and {depths[3]} in colour; set data.channels to 1 or 3"
         )
-    return Pictures(np.stack(images), np.array(labels), classes, tuple(names))
+    return np.stack(images), kept
 
 
-def _decoded(file: Path, fit) -> np.ndarray | str:
+def _decoded(file: Path | BinaryIO, fit) -> np.ndarray | str:
     """The image as an array, or why it cannot be used."""
     from PIL import Image
 

@@ -1,9 +1,10 @@
 """The order of samples: a bijection, different every epoch, and free of state."""
 
+import numpy as np
 import pytest
 
 from llmkit.data import order
-from llmkit.data.order import Growth, Order, scatter, scattered
+from llmkit.data.order import Growth, Order, scatter, scattered, subset
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 17, 255, 1000, 4097])
@@ -60,3 +61,12 @@ def test_rows_do_not_depend_on_whether_the_epoch_is_computed_at_once(monkeypatch
     whole = [Order(100, 3).row(s) for s in samples]
     monkeypatch.setattr(order, "TABLE", 0)
     assert [Order(100, 3).row(s) for s in samples] == whole
+
+
+def test_a_subset_is_spread_and_never_changes():
+    chosen = subset(10_000, 100)
+    assert len(set(chosen.tolist())) == 100
+    assert np.all(np.diff(chosen) > 0)
+    assert chosen[0] < 1000 < 9000 < chosen[-1]
+    assert np.array_equal(chosen, subset(10_000, 100))
+    assert subset(5, None).tolist() == subset(5, 9).tolist() == [0, 1, 2, 3, 4]

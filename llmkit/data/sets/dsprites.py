@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data.order import mix
+from llmkit.data.order import mix, subset
 from llmkit.registry import register
 
 FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "x": 32, "y": 32}
@@ -32,7 +32,9 @@ class DSprites:
     class Settings(Section):
         name: Literal["dsprites"] = "dsprites"
         heldout_frac: float = Field(0.05, gt=0, lt=1, description="share of the combinations held out")
-        rows: int | None = Field(None, gt=0, description="use the first so many of the split only")
+        rows: int | None = Field(
+            None, gt=0, description="use so many of the split only, the same ones in every run"
+        )
         size: int = Field(64, gt=7, description="height and width")
         quick_values: ClassVar[dict[str, Any]] = {"rows": 256, "size": 16}
 
@@ -44,7 +46,8 @@ class DSprites:
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
         self.settings, self.size = settings, settings.size
         held = _hashes() < settings.heldout_frac * 2**32
-        self.places = np.flatnonzero(held if split == "heldout" else ~held)[: settings.rows]
+        places = np.flatnonzero(held if split == "heldout" else ~held)
+        self.places = places[subset(len(places), settings.rows)]  # the first ones vary in position alone
         self._seed = mix(seed) if split == "train" else 0  # held-out draws are the same for every run
         self.fingerprint = hashlib.sha256(f"{split} {settings}".encode()).hexdigest()
 

@@ -18,8 +18,8 @@ from pydantic import Field
 
 from llmkit import registry
 from llmkit.config import Section
-from llmkit.data import pictures
-from llmkit.data.order import mix, mixed
+from llmkit.data import pictures, tables
+from llmkit.data.order import mix, mixed, subset
 from llmkit.errors import ConfigError
 from llmkit.registry import register
 
@@ -34,7 +34,14 @@ class Images:
     class Settings(Section):
         name: Literal["images"] = "images"
         source: str = Field(
-            description="a set of the catalogue, or the path of a folder, .npz or idx directory"
+            description="a set of the catalogue; the path of a folder, .npz, .parquet or idx directory; or "
+            "hub:OWNER/NAME, of the Hugging Face hub"
+        )
+        image_column: str | None = Field(
+            None, description="of a table: what holds the images; default: the first that does"
+        )
+        label_column: str | None = Field(
+            None, description="of a table: the class, a number or a text; default: `label`, if it is there"
         )
         size: int | None = Field(None, gt=0, description="height and width; default: as the images are")
         fit: Literal["crop", "pad"] = Field(
@@ -50,7 +57,9 @@ class Images:
         heldout_frac: float = Field(
             0.1, gt=0, lt=1, description="share held out, where the source has no split"
         )
-        rows: int | None = Field(None, gt=0, description="use the first so many images of the split only")
+        rows: int | None = Field(
+            None, gt=0, description="use so many images of the split only, the same ones in every run"
+        )
         quick_values: ClassVar[dict[str, Any]] = {"rows": 256}
 
     tokenizer_dir = None
@@ -59,8 +68,9 @@ class Images:
         self.settings = settings
         self.licences, splits = _load(settings)
         found = splits[split]
-        images = np.array(found.images[: settings.rows].transpose(0, 3, 1, 2), order="C")
-        self.images, self.labels = torch.from_numpy(images), torch.tensor(found.labels[: settings.rows])
+        chosen = subset(len(found.images), settings.rows)  # a folder's first ones are all of one class
+        images = np.array(found.images[chosen].transpose(0, 3, 1, 2), order="C")
+        self.images, self.labels = torch.from_numpy(images), torch.tensor(found.labels[chosen])
         self.channels, self.size = self.images.shape[1], self.images.shape[2]
         self.classes = len(found.classes)
         self.names = found.classes
@@ -109,7 +119,10 @@ def _load(settings: Images.Settings) -> tuple[dict[str, Any], dict[str, pictures
     name = settings.source
     fit = pictures.fitting(settings.size, settings.channels, settings.fit)
     path = Path(name).expanduser()
-    if path.exists():
+    if tables.are_in(name):
+        found = tables.read(name, fit, settings.image_column, settings.label_column)
+        facts = {"licence": "not stated", "origin": name}
+    elif path.exists():
         found, facts = pictures.read(path, fit), {"licence": "not stated", "origin": str(path)}
     elif cls := _catalogue().get(name):
         found, facts = cls(cls.Settings()).splits(), {"licence": cls.licence, "origin": cls.origin}

@@ -25,6 +25,16 @@ def test_the_two_splits_hold_every_combination_once():
     assert values[1].tolist() == [0, 0, 0, 0, 1]
 
 
+def test_some_rows_are_of_all_factors():
+    some = DSprites(DSprites.Settings(rows=2000), "train", 3).places
+    assert len(some) == 2000
+    values = dsprites.factors(some)
+    shares = np.bincount(values[:, 0]) / 2000
+    assert np.allclose(shares, 1 / 3, atol=0.04)
+    assert [len(np.unique(column)) for column in values.T] == list(dsprites.FACTORS.values())
+    assert np.array_equal(some, DSprites(DSprites.Settings(rows=2000), "train", 4).places)
+
+
 def test_positions_move_the_picture_and_change_nothing_else():
     across = pictures(x=np.arange(32))
     middles = [np.nonzero(p.any(0))[0].mean() for p in across]

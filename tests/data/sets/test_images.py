@@ -52,6 +52,16 @@ def test_a_row_is_the_same_whichever_rows_are_around_it(archive):
     assert other["key"] != alone["key"]
 
 
+def test_some_rows_are_of_all_classes_the_same_in_every_run(tmp_path):
+    for i in range(60):
+        save(tmp_path / "abc"[i // 20] / f"{i}.png", np.full((4, 4), i, np.uint8))
+    some, again = opened(tmp_path, rows=12), opened(tmp_path, rows=12, seed=5)
+    assert len(some) == 12
+    assert some.labels.unique().tolist() == [0, 1, 2]
+    assert torch.equal(some.images, again.images)
+    assert len(opened(tmp_path, rows=1000)) == len(opened(tmp_path))
+
+
 def test_no_rows_give_one_that_does_not_count(archive):
     batch = opened(archive).batch([])
     assert not batch["valid"].any()
