@@ -57,7 +57,7 @@ def scattered(n: int, key: int) -> list[int]:
 
 
 def subset(n: int, count: int | None) -> np.ndarray:
-    """`count` of range(n) (all of it for None or more), chosen by one fixed shuffle, in rising order: (count,)."""
+    """`count` of range(n), or all for None or more, by one fixed shuffle, in rising order: (count,)."""
     if count is None or count >= n:
         return np.arange(n)
     return np.sort(np.array(scattered(n, key=0)[:count], np.int64))

@@ -69,7 +69,9 @@ def read(path: Path, fit) -> dict[str, Pictures]:
         return _idx(idx) if idx else {"all": _folder(path, fit)}
     if path.suffix == ".npz":
         return {"all": _npz(path)}
-    raise DataError(f"{path}: is neither a folder of images or idx files nor an .npz or .parquet; give one of these")
+    raise DataError(
+        f"{path}: is neither a folder of images or idx files nor an .npz or .parquet; give one of these"
+    )
 
 
 # ---- image files -------------------------------------------------------------------------------------------
@@ -93,7 +95,7 @@ def _outside(file: Path, path: Path, classes: tuple[str, ...]) -> str | None:
 def gathered(
     found: Iterable[tuple[Path | BinaryIO | str, Any]], fit, where: str
 ) -> tuple[np.ndarray, list[Any]]:
-    """Decode `found`: (an image file or why it cannot be used, what it is) -> images (N, Y, X, C), what they are.
+    """Decode (image file or why there is none, what it is) pairs -> images (N, Y, X, C), what they are.
 
     What cannot be used is counted and said. DataError if nothing can, or sizes or channels are mixed.
     """

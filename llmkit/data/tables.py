@@ -1,9 +1,9 @@
-"""Pictures out of tables: parquet files, folders that `datasets` saved, and data sets of the Hugging Face hub.
+"""Pictures out of tables: parquet files, what `datasets` saved, and data sets of the Hugging Face hub.
 
-    x.parquet    folder/train-*.parquet  folder/test-*.parquet    folder of Dataset.save_to_disk    hub:OWNER/NAME
+    x.parquet    folder/train-*.parquet, test-*.parquet    folder of Dataset.save_to_disk    hub:OWNER/NAME
 
-A column holds encoded images, as the hub's sets do (bytes, or a struct with `bytes`); another may hold classes:
-whole numbers, or text, of which each different one is a class. A data set's own code is never run.
+A column holds encoded images, as the hub's sets do (bytes, or a struct with `bytes`); another may hold
+classes: whole numbers, or text, of which each different one is a class. A data set's own code is never run.
 """
 
 import io
@@ -75,7 +75,11 @@ def _opened(source: str) -> Any:
             return found if isinstance(found, dict) else {"all": found}
         name = source.removeprefix(HUB) if source.startswith(HUB) else str(path)
         return datasets.load_dataset(name, streaming=True)
-    except (OSError, ValueError, RuntimeError) as error:  # every failure of the hub and of arrow is one of these
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # every failure of the hub and of arrow is one of these
         raise _unreadable(source, error) from None
 
 
@@ -89,7 +93,9 @@ def _columns(source: str, features: Any, image: str | None, label: str | None) -
     there = ", ".join(features)
     image = image or next((name for name, kind in features.items() if _holds_images(kind)), None)
     if image is None or not _holds_images(features.get(image)):
-        raise DataError(f"{source}: no images in {image or 'any'} of its columns {there}; set data.image_column")
+        raise DataError(
+            f"{source}: no images in {image or 'any'} of its columns {there}; set data.image_column"
+        )
     if label and label not in features:
         raise DataError(f"{source}: no column {label} among {there}; set data.label_column")
     return image, label or ("label" if "label" in features else None)
@@ -104,7 +110,7 @@ def _holds_images(kind: Any) -> bool:
 
 
 def _cells(source: str, table: Any, image: str, label: str | None) -> Iterator[tuple[BinaryIO | str, Any]]:
-    """(an image file or why there is none, its label) of each row; the label is 0 where there is no column."""
+    """(image file or why there is none, label) of each row; the label is 0 where there is no column."""
     import datasets
 
     table = table.select_columns([image, label] if label else [image])

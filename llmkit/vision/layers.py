@@ -36,6 +36,24 @@ def groups(channels: int) -> int:
     return next(g for g in (8, 4, 2, 1) if channels % g == 0 and (channels >= 4 * g or g == 1))
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution of maps whose channels lie side by side in memory: a CPU is a third faster at these.
+
+    Its result is laid out so, whatever its input is; the weight stays as it is, for checkpoints and ZeRO.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight.contiguous(memory_format=torch.channels_last), self.bias)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """The same of a transposed convolution."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        weight = self.weight.contiguous(memory_format=torch.channels_last)
+        return F.conv_transpose2d(x, weight, self.bias, self.stride, self.padding)
+
+
 class Spectral(nn.Module):
     """A layer whose weight is divided by its largest singular value (Miyato et al. 2018, algorithm 1).
 

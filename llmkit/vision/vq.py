@@ -18,7 +18,7 @@ from llmkit.config import Section
 from llmkit.errors import ConfigError
 from llmkit.registry import register
 from llmkit.vision import likelihood, noise
-from llmkit.vision.layers import fill
+from llmkit.vision.layers import Conv2d, ConvTranspose2d, fill
 from llmkit.vision.likelihood import Likelihood
 
 Levels = dict[str, tuple[Tensor, Tensor, Tensor]]
@@ -29,14 +29,14 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     """z (B, Y', X', D), codebook (K, D) -> (B, Y', X') int64, which code is nearest."""
     flat = z.detach().flatten(0, 2)
     with torch.autocast(z.device.type, enabled=False):  # in bf16 another code is often nearest
-        distance = codebook.square().sum(1) - 2 * flat @ codebook.T
+        distance = torch.addmm(codebook.square().sum(1), flat, codebook.T, alpha=-2)
     return distance.argmin(1).view(z.shape[:3])
 
 
 def coded(z: Tensor, codebook: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """z (B, Y', X', D) -> (z, codes, numbers), and the codes with z's gradient, straight through."""
     chosen = nearest(z, codebook)
-    code = codebook[chosen]
+    code = F.embedding(chosen, codebook)
     return (z, code, chosen), z + (code - z).detach()
 
 
@@ -148,15 +148,15 @@ class Vq(nn.Module):
                 f"model.layers: {s.size} cannot be halved {s.layers} times; set data.size or layers"
             )
         maps = [s.channels, *[s.width] * s.layers]
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(maps, maps[1:]))
+        self.down = nn.ModuleList(Conv2d(a, b, 4, 2, 1) for a, b in zip(maps, maps[1:]))
         self.inner = nn.ModuleList(Residual(s.width) for _ in range(s.blocks))
-        self.to_code = nn.Conv2d(s.width, s.code_dim, 1)
+        self.to_code = Conv2d(s.width, s.code_dim, 1)
         self.codebook = book(s)
-        self.from_code = nn.Conv2d(s.code_dim, s.width, 3, 1, 1)
+        self.from_code = Conv2d(s.code_dim, s.width, 3, 1, 1)
         self.outer = nn.ModuleList(Residual(s.width) for _ in range(s.blocks))
         numbers = likelihood.NUMBERS[s.likelihood] * s.channels
         maps = [*[s.width] * s.layers, numbers]
-        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in zip(maps, maps[1:]))
+        self.up = nn.ModuleList(ConvTranspose2d(a, b, 4, 2, 1) for a, b in zip(maps, maps[1:]))
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
         """Fill one parameter; codes start on the scale of what the encoder puts out."""
@@ -197,7 +197,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.conv, self.mix = nn.Conv2d(width, width, 3, 1, 1), nn.Conv2d(width, width, 1)
+        self.conv, self.mix = Conv2d(width, width, 3, 1, 1), Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mix(F.relu(self.conv(F.relu(x))))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from llmkit.errors import ConfigError
 from llmkit.registry import register
 from llmkit.vision import likelihood
-from llmkit.vision.layers import fill
+from llmkit.vision.layers import Conv2d, ConvTranspose2d, fill
 from llmkit.vision.vq import Averaged, Levels, Residual, Vq, book, coded, vectors
 
 
@@ -39,20 +39,20 @@ class Vq2(nn.Module):
                 f"model.layers: {s.size} cannot be halved {s.layers + 1} times; set data.size or layers"
             )
         maps = [s.channels, *[s.width] * s.layers]
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(maps, maps[1:]))
+        self.down = nn.ModuleList(Conv2d(a, b, 4, 2, 1) for a, b in zip(maps, maps[1:]))
         self.inner = nn.ModuleList(Residual(s.width) for _ in range(s.blocks))
-        self.to_top = nn.Conv2d(s.width, s.width, 4, 2, 1)
+        self.to_top = Conv2d(s.width, s.width, 4, 2, 1)
         self.inner_top = nn.ModuleList(Residual(s.width) for _ in range(s.blocks))
-        self.to_code_top = nn.Conv2d(s.width, s.code_dim, 1)
+        self.to_code_top = Conv2d(s.width, s.code_dim, 1)
         self.codebook_top = book(s)
-        self.from_top = nn.ConvTranspose2d(s.code_dim, s.width, 4, 2, 1)
-        self.to_code = nn.Conv2d(2 * s.width, s.code_dim, 1)
+        self.from_top = ConvTranspose2d(s.code_dim, s.width, 4, 2, 1)
+        self.to_code = Conv2d(2 * s.width, s.code_dim, 1)
         self.codebook = book(s)
-        self.doubled = nn.ConvTranspose2d(s.code_dim, s.code_dim, 4, 2, 1)
-        self.from_code = nn.Conv2d(2 * s.code_dim, s.width, 3, 1, 1)
+        self.doubled = ConvTranspose2d(s.code_dim, s.code_dim, 4, 2, 1)
+        self.from_code = Conv2d(2 * s.code_dim, s.width, 3, 1, 1)
         self.outer = nn.ModuleList(Residual(s.width) for _ in range(s.blocks))
         maps = [*[s.width] * s.layers, likelihood.NUMBERS[s.likelihood] * s.channels]
-        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in zip(maps, maps[1:]))
+        self.up = nn.ModuleList(ConvTranspose2d(a, b, 4, 2, 1) for a, b in zip(maps, maps[1:]))
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
         """Fill one parameter; codes start on the scale of what the encoder puts out."""

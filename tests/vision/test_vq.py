@@ -150,7 +150,8 @@ def test_restarts_are_vectors_of_the_step_and_the_same_in_any_layout():
     reborn = books[0].uses == 100
     assert 0 < int(reborn.sum()) < 16
     z = averaged().encode(one["image"].float() / 255).detach().flatten(0, 2)
-    assert float(torch.cdist(books[0].vectors[reborn], z).min(1).values.max()) < 1e-5
+    apart = (books[0].vectors[reborn][:, None] - z).abs().amax(2)  # cdist is off by the root of rounding
+    assert float(apart.min(1).values.max()) < 1e-5
 
 
 def test_restarts_revive_a_codebook_that_lies_far_off():
