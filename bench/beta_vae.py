@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clock import clocked
 
 from llmkit import config
-from llmkit.engine import loop, run
+from llmkit.engine import run
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.eval.metrics.disentanglement import Disentanglement
 from llmkit.opened import open_model
@@ -36,7 +35,7 @@ Found = dict[str, float]
 
 
 def trained(out: Path, objective: dict[str, Any], seed: int, steps: int = STEPS) -> Found:
-    """The scores of one run, with its held-out terms and the CPU seconds of training; from `out` if there."""
+    """The scores of one run, with its held-out terms; from `out` if they are there."""
     kept = out / "found.json"
     if not kept.exists():
         tree = {
@@ -49,13 +48,13 @@ def trained(out: Path, objective: dict[str, Any], seed: int, steps: int = STEPS)
             "schedule": {"name": "constant", "warmup_frac": 0},
             "parallel": {"precision": "fp32", "compile": "off", "threads": 1},
         }
-        with contextlib.redirect_stdout(io.StringIO()), clocked(loop, "train") as spent:
+        with contextlib.redirect_stdout(io.StringIO()):
             run.train(config.resolve(TrainRecipe, tree), "cpu")
         metric = Disentanglement(Disentanglement.Settings())
         scores = metric.measure(open_model(str(out), "image", torch.device("cpu"))).figures
         line = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
         terms = {name: line[f"heldout/{name}"] for name in ("reconstruction", "kl")}
-        kept.write_text(json.dumps({**scores, **terms, "cpu_s": spent.cpu_s}))
+        kept.write_text(json.dumps({**scores, **terms}))
         print(f"# {out.name}: {kept.read_text()}", file=sys.stderr)
     return json.loads(kept.read_text())
 
@@ -71,13 +70,13 @@ def main() -> None:
     for seed in SEEDS:
         for name, objective in MODELS.items():
             found[name].append(trained(folder / f"{name.replace(', ', '_')}_{seed}", objective, seed))
-    print("| objective | MIG | SAP | DCI: disentanglement | completeness | -log p(x given z) | KL | CPU s |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| objective | MIG | SAP | DCI: disentanglement | completeness | -log p(x given z) | KL |")
+    print("|---|---|---|---|---|---|---|")
     for name, rows in found.items():
         columns = ("mig", "sap", "dci_disentanglement", "dci_completeness")
         scores = " | ".join(cell([row[c] for row in rows]) for c in columns)
         terms = " | ".join(cell([row[c] for row in rows], 1) for c in ("reconstruction", "kl"))
-        print(f"| {name} | {scores} | {terms} | {statistics.mean(row['cpu_s'] for row in rows):.0f} |")
+        print(f"| {name} | {scores} | {terms} |")
 
 
 if __name__ == "__main__":
