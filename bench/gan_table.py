@@ -44,7 +44,7 @@ MODELS: dict[str, tuple[dict, dict, dict, tuple[int, ...]]] = {
     "DCGAN": (DCGAN, {}, {"lr": 5e-4, "betas": [0.5, 0.999]}, (1, 2, 3)),
     "WGAN, clipped": (PLAIN, WASSERSTEIN, {"lr": 5e-4, "betas": [0, 0.9], **CLIP}, (1,)),
     "WGAN-GP": (PLAIN, WASSERSTEIN | {"gradient_penalty": 10}, {"lr": 1e-3, "betas": [0, 0.9]}, (1, 2, 3)),
-    "SNGAN": (PLAIN | {"spectral": True}, {"loss": "hinge"}, {"lr": 5e-4, "betas": [0.5, 0.999]}, (1,)),
+    "SNGAN": (PLAIN | {"spectral": True}, {"loss": "hinge"}, {"lr": 1e-3, "betas": [0, 0.9]}, (1,)),
     "R3GAN": (PLAIN | {"norm": "none"}, RELATIVISTIC, {"lr": 5e-4, "betas": [0, 0.99]}, (1,)),
     "StyleGAN2": (STYLE, LAZY, {"lr": 2e-3, "betas": [0, 0.99]}, (1,)),
     "conditional DCGAN": (DCGAN | {"conditional": True}, {}, {"lr": 5e-4, "betas": [0.5, 0.999]}, (1,)),
