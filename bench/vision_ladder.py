@@ -25,7 +25,7 @@ from llmkit.engine import loop, run
 from llmkit.engine.evaluate import Evaluator
 from llmkit.engine.recipe import TrainRecipe
 
-EPOCHS, SECONDS, SEEDS, ROWS, IMAGES, SIZE = 12, 20, (1, 2, 3), 16, 4498, 8
+EPOCHS, SECONDS, SEEDS, ROWS, IMAGES = 15, 60, (1, 2, 3), 64, 4498
 VAE = {"name": "vae", "net": "mlp", "width": 256, "layers": 1, "latent_dim": 16}
 DRAWS = {"name": "vae", "binarise": "dynamic", "eval_particles": 500}
 EXACT = {"name": "pixel", "binarise": "dynamic"}
@@ -50,7 +50,7 @@ def trained(folder: Path, name: str, seed: int, steps: int) -> Found:
                 "run": {"out": out, "seed": seed, "steps": steps, "log_every": steps, "eval_rows": 500},
                 "model": model,
                 "objective": objective,
-                "data": {"name": "images", "source": "mnist-5k", "size": SIZE},
+                "data": {"name": "images", "source": "mnist-5k", "size": 10},
                 "batch": {"rows": ROWS},
                 "optim": {"lr": lr, "betas": [0.9, 0.999], "weight_decay": 0, "clip": 1, "ema": 0.98},
                 "schedule": {"name": "cosine", "warmup_frac": 0.02},
