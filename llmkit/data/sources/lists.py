@@ -6,6 +6,9 @@
 
 A list of four different words has 24 orders, so even a guesser who knows that the answer is an order of the
 same words is right in 4 % of the cases; any other guesser is right almost never.
+
+With `slips` the teacher is careless: replies are wrong that often, `answer` stays right. What learns from the
+replies is then right in `1 - slips` of the cases, and reinforcement has something to mend.
 """
 
 import random
@@ -36,6 +39,9 @@ class Lists:
         of: Literal["words", "letters"] = Field("words", description="what the lists hold")
         words: int = Field(4, ge=2, le=20, description="length of a list")
         prompts: int = Field(2000, gt=0, description="prompts of each task")
+        slips: float = Field(
+            0.0, ge=0, le=1, description="share of replies whose last two entries are exchanged"
+        )
         seed: int = Field(1, ge=0, description="seeds the draws")
 
     kind = "conversations"
@@ -49,12 +55,18 @@ class Lists:
 
     def records(self) -> Iterator[dict[str, Any]]:
         for task in self.settings.tasks:
-            rng = random.Random(f"{self.settings.seed}/{task}")
+            rng, slips = (random.Random(f"{self.settings.seed}/{task}{of}") for of in ("", "/slips"))
             solve, wordings = KINDS[task]
             for number in range(self.settings.prompts):
                 words = rng.sample(ITEMS[self.settings.of].split(), self.settings.words)
                 question = rng.choice(wordings) + "\n" + "\n".join(words)
-                answer = "\n".join(solve(words))
-                said = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+                answer = solve(words)
+                reply = answer
+                if slips.random() < self.settings.slips:
+                    reply = [*answer[:-2], answer[-1], answer[-2]]
+                said = [
+                    {"role": "user", "content": question},
+                    {"role": "assistant", "content": "\n".join(reply)},
+                ]
                 record = {"id": f"{task}-{number}", "source": f"lists/{task}"}
-                yield {**record, "messages": said, "answer": answer}
+                yield {**record, "messages": said, "answer": "\n".join(answer)}
