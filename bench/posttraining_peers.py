@@ -5,10 +5,10 @@
 Conversations, pairs and prompts are those of recipes/data/preferences and recipes/data/lists, tokenised once
 for both. A step is one optimiser step on the same texts: ours packed by best fit, TRL's padded to the longest
 of the batch. Both have AdamW, clipping, fp32, no activation checkpointing, no logging, evaluation or saving;
-the reference of DPO is asked live, its weights are another seed's. The net has the shape of that of
-recipes/pipeline/grpo. GRPO draws as many replies of as many tokens as recipes/rlhf/quickstart_grpo, at
-temperature 1 (TRL: Hugging Face's generate), and rewards exact answers. A net that has not learnt anything
-replies until it is cut off, so both draw the same number of tokens.
+the reference of DPO is asked live, its weights are another seed's. The net is 192 wide with 4 layers. GRPO
+draws as many replies of as many tokens as recipes/rlhf/quickstart_grpo, at temperature 1 (TRL: Hugging Face's
+generate), and rewards exact answers. A net that has not learnt anything replies until it is cut off, so both
+draw the same number of tokens.
 
 Before anything is timed the losses of the first batch, and the log-probabilities of the same replies, must
 agree to 1e-5. Then all take turns, a round at a time. Prints a Markdown table of medians over rounds of the
