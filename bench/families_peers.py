@@ -1,6 +1,7 @@
 """Encoders and encoder-decoders on packed rows beside transformers' on padded ones: useful tokens a second.
 
     python bench/families_peers.py [--threads 2] [--rounds 5] [--only bert]
+    python bench/families_peers.py --curves 100 [--lr 1e-3]     loss curves instead of rates
 
 The same documents (paragraphs, or sentences, of State of the Union addresses since 1990; a BPE of 4,096
 pieces trained on them), the same masks and spans, the same weights: each peer is built by transformers and
@@ -8,7 +9,8 @@ read by llmkit's importer, and the first batch has to have the same loss on both
 backward, clipping and fused AdamW on one batch of documents, fp32, nothing compiled. Peers get what their
 collators give: documents padded to the longest of the batch, with an attention mask. llmkit gets them packed
 best-fit into rows of `--context` positions. Sides take turns, and who goes first changes from round to round;
-the ratio is the median over the rounds. Results: bench/families_peers.md.
+the ratio is the median over the rounds. With --curves both are trained on the same documents at the same rate
+and their losses compared, step by step. Results: bench/families_peers.md.
 """
 
 import argparse
@@ -139,15 +141,17 @@ CASES = [
 class Side:
     """A net, its optimiser, and its own form of the batches."""
 
-    def __init__(self, net, batches: list[dict], loss):
+    def __init__(self, net, batches: list[dict], loss, lr: float):
         self.params, self.batches, self.loss = list(net.parameters()), batches, loss
-        self.optimizer = torch.optim.AdamW(self.params, lr=1e-4, fused=True)
+        self.optimizer = torch.optim.AdamW(self.params, lr=lr, betas=(0.9, 0.98), fused=True)
+        self.losses: list[torch.Tensor] = []
 
     def steps(self, which: range) -> float:
         """Train on these batches -> seconds."""
         began = time.perf_counter()
         for i in which:
             loss = self.loss(self.batches[i])
+            self.losses.append(loss.detach())
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.params, 1.0)
             self.optimizer.step()
@@ -159,7 +163,8 @@ def sides(family: str, unit: str, given) -> tuple[Side, Side, list[int]]:
     """-> (transformers, llmkit, useful tokens of every batch)"""
     texts, draw = documents(unit, given.context), np.random.default_rng(1)
     noise = spans if family == "t5" else masked
-    noised = [noise(ids, draw) for ids in texts[: given.documents * (given.rounds + 1) * given.steps]]
+    steps = given.curves or (given.rounds + 1) * given.steps
+    noised = [noise(ids, draw) for ids in texts[: given.documents * steps]]
     batches = [noised[i : i + given.documents] for i in range(0, len(noised), given.documents)]
     theirs, ours = peer(family, given.context)
     useful = [sum(len(d["tokens"]) + len(d.get("source", ())) for d in batch) for batch in batches]
@@ -179,8 +184,8 @@ def sides(family: str, unit: str, given) -> tuple[Side, Side, list[int]]:
     def our_loss(batch):
         return summed_nll(ours, batch) / (batch["labels"] != IGNORED).sum()
 
-    left = Side(theirs, [padded(batch) for batch in batches], their_loss)
-    right = Side(ours, [packed(batch, given.context) for batch in batches], our_loss)
+    left = Side(theirs, [padded(batch) for batch in batches], their_loss, given.lr)
+    right = Side(ours, [packed(batch, given.context) for batch in batches], our_loss, given.lr)
     with torch.no_grad():
         apart = (their_loss(left.batches[0]) - our_loss(right.batches[0])).abs().item()
     assert apart < 1e-4, f"{family}: the first losses differ by {apart}"
@@ -191,6 +196,22 @@ def positions(batch: dict) -> int:
     return sum(batch[key].numel() for key in ("tokens", "source") if key in batch)
 
 
+def curves(family: str, unit: str, given) -> str:
+    """A row of a table: the loss of both sides along the way, and how far apart they ever are.
+
+    The rate rises over the first tenth of the steps and then stays.
+    """
+    left, right, _ = sides(family, unit, given)
+    for side in (left, right):
+        for i in range(len(side.batches)):
+            side.optimizer.param_groups[0]["lr"] = given.lr * min(1.0, 10 * (i + 1) / given.curves)
+            side.steps(range(i, i + 1))
+    theirs, ours = (torch.stack(side.losses) for side in (left, right))
+    tenth = max(1, len(ours) // 10)
+    seen = [f"{part[:tenth].mean():.4f} -> {part[-tenth:].mean():.4f}" for part in (theirs, ours)]
+    return f"| {family}, {unit} | {len(ours)} | {' | '.join(seen)} | {(theirs - ours).abs().max():.1e} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
@@ -199,11 +220,20 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=24, help="documents of a batch")
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--only", default="", help="families whose name contains this")
+    parser.add_argument("--curves", type=int, default=0, help="compare losses over so many steps instead")
+    parser.add_argument("--lr", type=float, default=1e-4)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(f"width {WIDTH}, {LAYERS} layers, vocabulary {VOCAB}, {given.documents} documents a step, fp32,")
     print(f"eager; rows of {given.context}; {given.rounds} rounds of {given.steps} steps,")
     print(f"{given.threads} threads, torch {torch.__version__}, {platform.machine()}\n")
+    if given.curves:
+        print("| what | steps | loss, mean of the first and last tenth: peer | llmkit | largest difference |")
+        print("|---|---|---|---|---|")
+        for case in CASES:
+            if given.only in case[0]:
+                print(curves(*case, given), flush=True)
+        return
     print("| what | padding: peer | llmkit | useful tokens/s: peer | llmkit | ratio: median, least, most |")
     print("|---|---|---|---|---|---|")
     for family, unit in CASES:
