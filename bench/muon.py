@@ -1,6 +1,6 @@
 """Muon against AdamW: steps to a fixed held-out loss, on the tiny decoder and the quickstart's shards.
 
-    python bench/muon.py SHARDS [--out DIR] [--jobs 2]      prints a Markdown table (bench/muon.md); 11 minutes of a core
+    python bench/muon.py SHARDS [--out DIR] [--jobs 2]   prints bench/muon.md; 11 minutes of a core
 
 Both take the same grid of 5 learning rates x 2 weight decays, at one seed; the best cell of each (lowest
 final held-out loss) then runs at 3 fresh seeds. The rate is constant after its warm-up, so that a run does
