@@ -1,8 +1,7 @@
-"""The picture of mup_check.py: one panel a family, a line for every place in the net, as a plain SVG.
+"""The picture of mup_check.py as a plain SVG: a panel a family, a line for every place in its net.
 
-move since the start,     standard   --- dashed, grey
-relative to the narrowest            muP ─── one colour a place: flat is what it promises
-(log)          └────────── width (log)
+Across: the width; up: the move since the start relative to the narrowest net's; both logarithmic. muP in one
+colour a place, which ought to be flat; the standard parametrisation in dashed grey.
 """
 
 import math
