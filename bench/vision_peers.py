@@ -71,8 +71,8 @@ def pythae(kind: str, seed: int, images: int, epochs: int) -> Row:
     from pythae.pipelines import TrainingPipeline
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
-    train = Images(Images.Settings(source="fashion-mnist", rows=images), "train", 0)
-    held = Images(Images.Settings(source="fashion-mnist"), "heldout", 0)
+    rows = Images.Settings(source="fashion-mnist", rows=images)
+    train, held = (Images(rows, split, 0) for split in ("train", "heldout"))
     torch.manual_seed(seed)
     net = theirs(kind, seed)
     with tempfile.TemporaryDirectory() as out:
