@@ -49,11 +49,33 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """The same of a transposed convolution."""
+    """The same of a transposed convolution; one that doubles maps to a grey image is `doubled`."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if self.out_channels == 1 and (self.kernel_size, self.stride, self.padding) == (
+            (4, 4),
+            (2, 2),
+            (1, 1),
+        ):
+            return doubled(x, self.weight, self.bias)
         weight = self.weight.contiguous(memory_format=torch.channels_last)
         return F.conv_transpose2d(x, weight, self.bias, self.stride, self.padding)
+
+
+TAPS = ((3, 1, 4), (4, 2, 0))
+"""Of even and odd rows: which row of the kernel meets the input's row before, its own and the next; 4: none."""
+
+
+def doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """conv_transpose2d(x, weight, bias, stride=2, padding=1) for 4 x 4 kernels, as one convolution of 3 x 3.
+
+    Each of the four pixels that an input becomes is a channel of it (Shi et al. 2016): x (B, I, Y, X), weight
+    (I, O, 4, 4) -> (B, O, 2Y, 2X). Half the time of the other where O is 1, twice where O is 16.
+    """
+    taps = torch.tensor(TAPS, device=weight.device)
+    kernel = F.pad(weight, (0, 1, 0, 1))[:, :, taps][..., taps]  # (I, O, 2, 3, 2, 3)
+    kernel = kernel.permute(1, 2, 4, 0, 3, 5).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+    return F.pixel_shuffle(F.conv2d(x, kernel, bias.repeat_interleave(4), padding=1), 2)
 
 
 class Spectral(nn.Module):
