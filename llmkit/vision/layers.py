@@ -63,7 +63,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 TAPS = ((3, 1, 4), (4, 2, 0))
-"""Of even and odd rows: which row of the kernel meets the input's row before, its own and the next; 4: none."""
+"""Of even and odd rows: which row of the kernel meets the input's row before, its own, the next; 4: none."""
 
 
 def doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
