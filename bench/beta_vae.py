@@ -25,7 +25,7 @@ from llmkit.engine.recipe import TrainRecipe
 from llmkit.eval.metrics.disentanglement import Disentanglement
 from llmkit.opened import open_model
 
-SEEDS, STEPS, ROWS = (1, 2, 3), 5000, 64
+SEEDS, STEPS, ROWS = (1, 2, 3, 4, 5), 5000, 64
 MODELS: dict[str, dict[str, Any]] = {"VAE": {}, "beta-VAE, 4": {"beta": 4}}
 NET = {"name": "vae", "net": "mlp", "width": 256, "layers": 2, "latent_dim": 10, "likelihood": "bernoulli"}
 Found = dict[str, float]
