@@ -22,6 +22,8 @@ SAVED = ("dataset_info.json", "dataset_dict.json")
 """What `datasets` writes beside the tables that it saves."""
 HELDOUT = ("test", "validation", "valid")
 """Names of the split that is held out, the first that is there; "train" is trained on."""
+FAILURES = (OSError, ValueError, RuntimeError)
+"""Whatever goes wrong at the hub or in arrow is one of these."""
 
 
 def are_in(source: str) -> bool:
@@ -75,11 +77,7 @@ def _opened(source: str) -> Any:
             return found if isinstance(found, dict) else {"all": found}
         name = source.removeprefix(HUB) if source.startswith(HUB) else str(path)
         return datasets.load_dataset(name, streaming=True)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # every failure of the hub and of arrow is one of these
+    except FAILURES as error:
         raise _unreadable(source, error) from None
 
 
@@ -124,7 +122,7 @@ def _cells(source: str, table: Any, image: str, label: str | None) -> Iterator[t
                 yield "have no label", value
             else:
                 yield io.BytesIO(content) if content else "are not in the table", value
-    except (OSError, ValueError, RuntimeError) as error:
+    except FAILURES as error:
         raise _unreadable(source, error) from None
 
 

@@ -48,15 +48,15 @@ class Conv2d(nn.Conv2d):
         return self._conv_forward(x, self.weight.contiguous(memory_format=torch.channels_last), self.bias)
 
 
+DOUBLING = ((4, 4), (2, 2), (1, 1))
+"""Kernel, stride and padding of a transposed convolution that makes four pixels of each."""
+
+
 class ConvTranspose2d(nn.ConvTranspose2d):
     """The same of a transposed convolution; one that doubles maps to a grey image is `doubled`."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if self.out_channels == 1 and (self.kernel_size, self.stride, self.padding) == (
-            (4, 4),
-            (2, 2),
-            (1, 1),
-        ):
+        if self.out_channels == 1 and (self.kernel_size, self.stride, self.padding) == DOUBLING:
             return doubled(x, self.weight, self.bias)
         weight = self.weight.contiguous(memory_format=torch.channels_last)
         return F.conv_transpose2d(x, weight, self.bias, self.stride, self.padding)
