@@ -13,7 +13,6 @@ import argparse
 import itertools
 from pathlib import Path
 
-import mup_plot
 import torch
 
 from llmkit.engine import optim
@@ -77,7 +76,7 @@ def main() -> None:
     given = parser.parse_args()
     print(f"AdamW, lr {LR}, {STEPS} steps, torch {torch.__version__}\n")
     print(f"| family | parametrisation | width | {' | '.join(PLACES)} |\n|---|---|---|{'---|' * len(PLACES)}")
-    found: mup_plot.Moves = {}
+    found = {}
     for family, mup in itertools.product(given.families, (True, False)):
         base, rows = None, []
         for width in WIDTHS:
@@ -88,6 +87,8 @@ def main() -> None:
             print(f"| {family} | {'muP' if mup else 'standard'} | {width} | {row} |", flush=True)
         found[family, mup] = rows
     if given.svg:
+        import mup_plot  # found beside this file, when that is what is run
+
         given.svg.write_text(mup_plot.chart(found, WIDTHS, PLACES), encoding="utf-8")
 
 
