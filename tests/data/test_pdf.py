@@ -11,7 +11,7 @@ from llmkit.data import pdf
 from llmkit.data.collect import Collect, work
 
 
-def written(*pages: str | bytes, more: dict[str, bytes] | None = None) -> bytes:
+def written(*pages: str | bytes) -> bytes:
     """A PDF with one page for each text (a line for each \\n), or for each content stream as it is."""
     objects = [b"<< /Type /Catalog /Pages 2 0 R >>"]
     kids = " ".join(f"{4 + 2 * i} 0 R" for i in range(len(pages)))
