@@ -30,7 +30,9 @@ def are_in(source: str) -> bool:
     """Whether `source` is a table: a .parquet file, a folder of these or of `datasets`, or of the hub."""
     path = Path(source).expanduser()
     if path.is_dir():
-        return any((path / name).is_file() for name in SAVED) or any(path.rglob("*.parquet"))
+        kinds = {file.suffix.lower() for file in path.rglob("*")}
+        parquet = ".parquet" in kinds and kinds.isdisjoint(pictures.SUFFIXES)  # else it describes them
+        return parquet or any((path / name).is_file() for name in SAVED)
     return source.startswith(HUB) or path.suffix == ".parquet"
 
 

@@ -113,3 +113,10 @@ def test_sizes_that_differ_are_refused_as_in_a_folder(tmp_path):
     with pytest.raises(DataError, match=r"images of 2 sizes .*; set data.size"):
         opened(path)
     assert len(opened(path, size=4)) == 1
+
+
+def test_a_table_beside_image_files_does_not_take_their_place(tmp_path):
+    for number, image in enumerate(GREY):
+        (tmp_path / f"{number}.png").write_bytes(png(image))
+    written(tmp_path / "metadata.parquet", map(png, GREY[:2]))
+    assert sum(len(opened(tmp_path, split)) for split in ("train", "heldout")) == 30
