@@ -59,7 +59,7 @@ def steps(shape: dict, rows: int, T: int, compiled: bool, recompute: str, count:
         if step == 2:
             names = {event.key for event in seen.key_averages()}
             kernels = {n for n in names if any(w in n.lower() for w in ("flash", "flex", "efficient_att"))}
-    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else float("nan")
+    peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if torch.cuda.is_available() else "unknown"
     engine.close()
     return settings, sorted(seconds[3:])[count // 2], peak, kernels
 
@@ -102,7 +102,7 @@ def main() -> None:
                 mfu = size.utilisation(s, T, rate, name)
                 shown = f"{mfu:.1%}" if mfu else "unknown"
                 seen = ", ".join(sorted(k.split("::")[-1][:40] for k in kernels)[:2]) or "plain"
-                print(f"{row} {step * 1e3:,.1f} | {rate:,.0f} | {shown} | {peak:.1f} | {seen} |", flush=True)
+                print(f"{row} {step * 1e3:,.1f} | {rate:,.0f} | {shown} | {peak} | {seen} |", flush=True)
     dist.stop()
 
 

@@ -27,16 +27,18 @@ CHANGEABLE = (
     "run.save_every", "run.save_in_background", "run.keep", "run.max_skips", "run.max_failed_saves",
     "run.time_limit_s", "run.profile", "parallel.*", "plugin",
 )  # fmt: skip
-"""Dotted keys, as shell patterns, that may differ when a run is continued: they change no number."""
+"""Dotted keys, as shell patterns, that may differ when a run is continued.
+
+They change no step that is behind. Another number of steps moves what is ahead, the learning rate's schedule:
+the run says so.
+"""
 
 
 class RunDir:
     """A run directory that this process may write. Rank 0 opens it; `close` or the process's end lets go."""
 
-    def __init__(self, path: Path, lock: int, continues: bool, changed: dict[str, tuple[Any, Any]]):
+    def __init__(self, path: Path, lock: int, changed: dict[str, tuple[Any, Any]]):
         self.path = path
-        self.continues = continues
-        """An earlier run of the same recipe left something here."""
         self.changed = changed
         """{dotted key: (then, now)} of the changeable keys that differ from then."""
         self._lock = lock
@@ -60,12 +62,11 @@ class RunDir:
         except BaseException:
             os.close(lock)
             raise
-        continues = (out / "recipe.yaml").exists()
         _write_text(
             out / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, width=110, allow_unicode=True)
         )
         (out / "exit.json").unlink(missing_ok=True)
-        return cls(out, lock, continues, changed)
+        return cls(out, lock, changed)
 
     def close(self) -> None:
         """Let another process have the directory."""

@@ -79,6 +79,9 @@ class _Run:
         directory = None
         if lead:
             directory = RunDir.open(self.out, recipe.model_dump(mode="json"), self.fresh)
+            if "run.steps" in directory.changed:
+                then, now = directory.changed["run.steps"]
+                say(f"run.steps: {then} before, {now} now: the learning rate follows the schedule of {now}")
         dist.barrier("opening the run directory")
         try:
             with recorded(self.out), dist.explained():

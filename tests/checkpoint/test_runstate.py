@@ -33,10 +33,8 @@ def opened(out, recipe=RECIPE, **settings):
 
 
 def test_the_same_recipe_continues(tmp_path):
-    assert not opened(tmp_path / "run").continues
-    again = opened(tmp_path / "run")
-    assert again.continues
-    assert not again.changed
+    opened(tmp_path / "run")
+    assert not opened(tmp_path / "run").changed
 
 
 @pytest.mark.parametrize(
@@ -60,8 +58,7 @@ def test_another_recipe_is_refused_with_both_values(tmp_path):
 def test_fresh_moves_the_old_run_aside(tmp_path):
     opened(tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").write_text("{}")
-    fresh = opened(tmp_path / "run", changed(optim__lr=2e-3), fresh=True)
-    assert not fresh.continues
+    assert not opened(tmp_path / "run", changed(optim__lr=2e-3), fresh=True).changed
     assert (tmp_path / "run.old-1" / "metrics.jsonl").exists()
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
@@ -95,7 +92,7 @@ def test_a_directory_in_use_is_refused_and_names_its_holder(tmp_path, holder):
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert opened(tmp_path / "run", {"run": {}}).continues
+    assert opened(tmp_path / "run", {"run": {}})
 
 
 def test_without_the_lock_two_runs_would_write_into_one_directory(tmp_path, holder, monkeypatch):

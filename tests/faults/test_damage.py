@@ -27,6 +27,7 @@ def test_all_ranks_pass_over_a_damaged_checkpoint_and_end_the_same(tmp_path, nam
     assert [rank.code for rank in ended] == [0, 0]
     assert f"passed over: {broken}/checkpoints/step_00000008: damaged: {name} has sha256" in ended[0].text
     assert "continuing from step 6" in ended[0].text
+    assert "run.steps: 8 before, 12 now: the learning rate follows" in ended[0].text
     assert small.digest(small.newest(broken)) == small.digest(small.newest(straight))
 
 
