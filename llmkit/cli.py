@@ -269,6 +269,7 @@ def sample(
     class_: int = typer.Option(
         None, "--class", min=0, help="Class of a conditional model; default: all in turn."
     ),
+    caption: str = typer.Option("", "--caption", help="What a model of captions is to draw."),
     truncation: float = typer.Option(
         1.0, "--truncation", min=0, help="Scale of the noise: less varied, cleaner."
     ),
@@ -287,7 +288,7 @@ def sample(
     chosen = [what for what, wanted in named.items() if wanted] or ["grid"]
     if len(chosen) > 1:
         raise ConfigError(f"--{chosen[0]}, --{chosen[1]}: one at a time")
-    asked = sampling.Asked(chosen[0], count, class_, truncation, seed, steps)
+    asked = sampling.Asked(chosen[0], count, class_, caption, truncation, seed, steps)
     sampling.sample(ckpt, out, asked, options.device)
     typer.echo(out)
 

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from llmkit import dist, film
+from llmkit.data.captions import numbered, words
 from llmkit.errors import ConfigError
+from llmkit.log import say
 from llmkit.opened import open_model
 from llmkit.vision import gallery, noise, walk
 
@@ -35,6 +37,8 @@ class Asked:
     what: str = "grid"
     count: int = 0
     class_: int | None = None
+    caption: str = ""
+    """Of which model of captions knows at least one word."""
     truncation: float = 1.0
     seed: int = 0
     steps: int = 0
@@ -44,8 +48,8 @@ class Asked:
 def sample(ckpt: str, out: Path, asked: Asked, device: str = "auto") -> None:
     """Write a picture (or, to a .gif, a film) of what `asked` describes.
 
-    Image i is a function of (seed, i), and of its class. ConfigError if the model has no such class, knows no
-    classes or has no latent space.
+    Image i is a function of (seed, i), and of its class or caption. ConfigError if the model has no such
+    class, knows no classes or none of the caption's words, or has no latent space.
     """
     where = dist.start(device)
     net: Any = open_model(ckpt, head="image", device=where).net
@@ -53,7 +57,9 @@ def sample(ckpt: str, out: Path, asked: Asked, device: str = "auto") -> None:
     _refuse(asked, out, net, classes)
     count = asked.count or COUNTS[asked.what]
     key = noise.keys(asked.seed, count, where)
-    label = torch.arange(count, device=where) % max(1, classes)
+    label = gallery.labels(net, count, where)
+    if asked.caption:
+        label = _told(asked.caption, net).to(where).expand(count, -1)
     if asked.class_ is not None:
         label = torch.full_like(label, asked.class_)
     steps = asked.steps or STEPS[out.suffix]
@@ -82,6 +88,19 @@ def _refuse(asked: Asked, out: Path, net: Any, classes: int) -> None:
     suffixes = (".png", ".gif") if asked.what in WAYS else (".png",)
     if out.suffix not in suffixes:
         raise ConfigError(f"--out: {out} does not end in {' or '.join(suffixes)}")
+
+
+def _told(caption: str, net: Any) -> Tensor:
+    """(1, L): the words of the caption that the model knows."""
+    known = getattr(net.settings, "words", None) if net.settings.conditional else None
+    if not known:
+        raise ConfigError("--caption: the model was not trained with data.captions and conditional=true")
+    label = torch.from_numpy(numbered([caption], known))
+    if unknown := [word for word in words(caption) if word not in known]:
+        say(f"--caption: the model does not know {', '.join(unknown)}")
+    if not label.any():
+        raise ConfigError(f"--caption: no word that the model knows; it knows {', '.join(known[:20])}, ...")
+    return label
 
 
 def _drawn(net: Any, key: Tensor, label: Tensor, truncation: float) -> Tensor:

@@ -1,7 +1,8 @@
 """Pictures out of files: a folder of images (sub-folders are classes), an .npz archive, or MNIST's idx files.
 
     folder/cat/1.png  folder/dog/7.jpg      a class per sub-folder, or none at all
-    x.npz                                   `images` (N, Y, X[, C]) uint8, and perhaps `labels` (N,)
+    folder/metadata.jsonl                   captions: {"file_name": "cat/1.png", "text": "a grey cat"}
+    x.npz                                   `images` (N, Y, X[, C]) uint8; perhaps `labels`, `captions` (N,)
     dir/train-images-idx3-ubyte[.gz]        LeCun's format; t10k-* is what is held out
 
 A foreign image is decoded by Pillow, after its header said how many pixels it has. What cannot be read is
@@ -10,12 +11,13 @@ counted.
 
 import gzip
 import hashlib
+import json
 import struct
 import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +31,9 @@ MAX_PIXELS = 1 << 26
 """Of one image; what claims more is a decompression bomb."""
 MAX_BYTES = 1 << 36
 """Of all images decoded: they are held in memory."""
+METADATA = "metadata.jsonl"
+"""Where `datasets` keeps what is known about the images of a folder."""
+NO_CAPTION = "have no caption"
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Pictures:
     classes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     """Of each image, where it came from a file of its own: decides whether it is held out."""
+    captions: tuple[str, ...] = ()
+    """Of each image, where there are any."""
 
     def __post_init__(self):
         n = len(self.images)
@@ -52,21 +59,25 @@ class Pictures:
             )
         if len(self.labels) != n:
             raise DataError(f"labels: {len(self.labels)} for {n} images; give one for each")
+        if self.captions and len(self.captions) != n:
+            raise DataError(f"captions: {len(self.captions)} for {n} images; give one for each")
 
     def part(self, chosen: np.ndarray) -> "Pictures":
-        """Those images whose number is in `chosen`."""
-        return Pictures(self.images[chosen], self.labels[chosen], self.classes)
+        """Those images that `chosen`, booleans or numbers, picks."""
+        captions = tuple(np.array(self.captions, object)[chosen]) if self.captions else ()
+        return Pictures(self.images[chosen], self.labels[chosen], self.classes, captions=captions)
 
 
-def read(path: Path, fit) -> dict[str, Pictures]:
+def read(path: Path, fit, caption: str = "") -> dict[str, Pictures]:
     """{"all": ...}, or {"train", "heldout"} where the files say so themselves.
 
-    `fit(image) -> (Y, X, C) uint8 array` brings one Pillow image to the wanted size and channels.
+    `fit(image) -> (Y, X, C) uint8 array` brings one Pillow image to the wanted size and channels. `caption`:
+    what captions are called in a folder's metadata.jsonl; without it none are read.
     DataError if there is nothing to read, or what is there is not what it should be.
     """
     if path.is_dir():
         idx = sorted(path.glob("*-images-idx3-ubyte*"))
-        return _idx(idx) if idx else {"all": _folder(path, fit)}
+        return _idx(idx) if idx else {"all": _folder(path, fit, caption)}
     if path.suffix == ".npz":
         return {"all": _npz(path)}
     raise DataError(
@@ -77,19 +88,40 @@ def read(path: Path, fit) -> dict[str, Pictures]:
 # ---- image files -------------------------------------------------------------------------------------------
 
 
-def _folder(path: Path, fit) -> Pictures:
+def _folder(path: Path, fit, caption: str) -> Pictures:
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise DataError(f"{path}: holds no image ({', '.join(SUFFIXES)}); give a folder that does")
     classes = tuple(sorted({p.relative_to(path).parts[0] for p in files if p.parent != path}))
-    found = ((_outside(file, path, classes) or file, file.relative_to(path)) for file in files)
+    told = _captions(path / METADATA, caption) if caption else None
+    named = ((file, file.relative_to(path)) for file in files)
+    found = ((_unfit(name, classes, told) or file, name) for file, name in named)
     images, kept = gathered(found, fit, str(path))
     labels = [classes.index(name.parts[0]) if classes else 0 for name in kept]
-    return Pictures(images, np.array(labels), classes, tuple(name.as_posix() for name in kept))
+    names = tuple(name.as_posix() for name in kept)
+    return Pictures(
+        images, np.array(labels), classes, names, tuple(told[name] for name in names) if told else ()
+    )
 
 
-def _outside(file: Path, path: Path, classes: tuple[str, ...]) -> str | None:
-    return "lie outside of the classes' folders" if classes and file.parent == path else None
+def _unfit(name: Path, classes: tuple[str, ...], told: dict[str, str] | None) -> str | None:
+    if classes and len(name.parts) == 1:
+        return "lie outside of the classes' folders"
+    return NO_CAPTION if told is not None and name.as_posix() not in told else None
+
+
+def _captions(path: Path, column: str) -> dict[str, str]:
+    """The captions in a metadata.jsonl by file name. DataError if it is not there, or a line is not one."""
+    if not path.is_file():
+        raise DataError(f"{path}: is not there; a line of it is {{file_name: ..., {column}: ...}}")
+    told = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            told[str(row["file_name"])] = str(row[column])
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f'{path}:{number}: is no JSON object with "file_name" and "{column}"') from None
+    return told
 
 
 def gathered(
@@ -162,9 +194,10 @@ def _npz(path: Path) -> Pictures:
                 )
             images = archive["images"]
             labels = archive["labels"] if "labels" in archive else np.zeros(len(images), np.int64)
+            captions = tuple(map(str, archive["captions"])) if "captions" in archive else ()
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not an .npz of plain arrays: {error}; write it with numpy.savez") from None
-    return labelled(images, labels, str(path))
+    return labelled(images, labels, str(path), captions=captions)
 
 
 def _idx(files: list[Path]) -> dict[str, Pictures]:
@@ -191,8 +224,18 @@ def idx(content: bytes, where: object) -> np.ndarray:
         raise DataError(f"{where}: not an idx file: {error}; get it again") from None
 
 
-def labelled(images: np.ndarray, labels: np.ndarray, where: str, classes: tuple[str, ...] = ()) -> Pictures:
-    """`images` (N, Y, X[, C]) with integer `labels` (N,); unnamed classes are counted by the largest."""
+def labelled(
+    images: np.ndarray,
+    labels: np.ndarray | list[int],
+    where: str,
+    classes: tuple[str, ...] = (),
+    **beside: tuple[str, ...],
+) -> Pictures:
+    """`images` (N, Y, X[, C]) with integer `labels` (N,); unnamed classes are counted by the largest.
+
+    `beside`: `names` and `captions` of `Pictures`.
+    """
+    labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(f"{where}: labels are {labels.dtype} {list(labels.shape)}; give one integer an image")
     labels = labels.astype(np.int64)
@@ -202,7 +245,9 @@ def labelled(images: np.ndarray, labels: np.ndarray, where: str, classes: tuple[
             f"{where}: labels from {labels.min()} to {labels.max()}; they have to lie in 0..{wanted - 1}"
         )
     images = images[..., None] if images.ndim == 3 else images
-    return Pictures(images, labels, classes or (tuple(map(str, range(wanted))) if wanted > 1 else ()))
+    return Pictures(
+        images, labels, classes or (tuple(map(str, range(wanted))) if wanted > 1 else ()), **beside
+    )
 
 
 def fitted(pictures: Pictures, size: int | None, channels: int | None, fit) -> Pictures:
@@ -213,7 +258,7 @@ def fitted(pictures: Pictures, size: int | None, channels: int | None, fit) -> P
     if size in (None, height) and height == width and channels in (None, depth):
         return pictures
     images = [fit(Image.fromarray(image[..., 0] if depth == 1 else image)) for image in pictures.images]
-    return Pictures(np.stack(images), pictures.labels, pictures.classes, pictures.names)
+    return replace(pictures, images=np.stack(images))
 
 
 # ---- splitting ---------------------------------------------------------------------------------------------
@@ -240,6 +285,7 @@ def fitting(size: int | None, channels: int | None, how: str):
     """A function that brings a Pillow image to (size, size, channels) uint8; None leaves it as it is.
 
     `crop`: the shorter side becomes `size`, the middle is kept; `pad`: black all around, nothing scaled up.
+    What is transparent becomes white.
     """
     from PIL import Image, ImageOps
 
@@ -248,6 +294,9 @@ def fitting(size: int | None, channels: int | None, how: str):
 
     def fit(image: Image.Image) -> np.ndarray:
         grey = image.mode in ("1", "L", "LA") if channels is None else channels == 1
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("L" if grey else "RGB")
         if size and image.size != (size, size):
             if how == "pad":

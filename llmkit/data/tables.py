@@ -3,15 +3,14 @@
     x.parquet    folder/train-*.parquet, test-*.parquet    folder of Dataset.save_to_disk    hub:OWNER/NAME
 
 A column holds encoded images, as the hub's sets do (bytes, or a struct with `bytes`); another may hold
-classes: whole numbers, or text, of which each different one is a class. A data set's own code is never run.
+classes: whole numbers, or text, of which each different one is a class; and one captions. A data set's own
+code is never run.
 """
 
 import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import numpy as np
 
 from llmkit.data import pictures
 from llmkit.data.pictures import Pictures
@@ -36,10 +35,11 @@ def are_in(source: str) -> bool:
     return source.startswith(HUB) or path.suffix == ".parquet"
 
 
-def read(source: str, fit, image: str | None, label: str | None) -> dict[str, Pictures]:
+def read(source: str, fit, image: str | None, label: str | None, caption: str = "") -> dict[str, Pictures]:
     """{"all": ...}, or {"train", "heldout"} where there are two splits or more; `fit` as pictures.read's.
 
-    `image` and `label` name columns; by default the first that holds images, and "label" if there is one.
+    `image`, `label` and `caption` name columns; by default the first that holds images, "label" if there is
+    one, and none.
     DataError if the tables cannot be read, hold no such column, or images or labels that cannot be.
     """
     splits = _opened(source)
@@ -51,18 +51,22 @@ def read(source: str, fit, image: str | None, label: str | None) -> dict[str, Pi
     else:
         raise DataError(f"{source}: splits {', '.join(splits)}, none of them train; name one so")
     table = splits[next(iter(wanted.values()))]
-    image, label = _columns(source, table.features, image, label)
+    image, label = _columns(source, table.features, image, label, caption)
     found = {
-        part: pictures.gathered(_cells(source, splits[name], image, label), fit, f"{source}, {name}")
+        part: pictures.gathered(_cells(source, splits[name], image, label, caption), fit, f"{source}, {name}")
         for part, name in wanted.items()
     }
-    classes = _classes(table.features.get(label), {value for _, labels in found.values() for value in labels})
+    classes = _classes(table.features.get(label), {value for _, told in found.values() for value, _ in told})
     numbers = {name: number for number, name in enumerate(classes)}
     return {
         part: pictures.labelled(
-            images, np.array([numbers.get(value, value) for value in labels]), f"{source}: {label}", classes
+            images,
+            [numbers.get(value, value) for value, _ in told],
+            f"{source}: {label}",
+            classes,
+            captions=tuple(said for _, said in told) if caption else (),
         )
-        for part, (images, labels) in found.items()
+        for part, (images, told) in found.items()
     }
 
 
@@ -88,8 +92,10 @@ def _unreadable(source: str, error: Exception) -> DataError:
     return DataError(f"{source}: cannot be read as a table of images ({said}); get it again")
 
 
-def _columns(source: str, features: Any, image: str | None, label: str | None) -> tuple[str, str | None]:
-    """The names of both columns; None where there are no labels."""
+def _columns(
+    source: str, features: Any, image: str | None, label: str | None, caption: str
+) -> tuple[str, str | None]:
+    """The names of the columns of images and labels; None where there are no labels."""
     there = ", ".join(features)
     image = image or next((name for name, kind in features.items() if _holds_images(kind)), None)
     if image is None or not _holds_images(features.get(image)):
@@ -98,6 +104,8 @@ def _columns(source: str, features: Any, image: str | None, label: str | None) -
         )
     if label and label not in features:
         raise DataError(f"{source}: no column {label} among {there}; set data.label_column")
+    if caption and caption not in features:
+        raise DataError(f"{source}: no column {caption} among {there}; set data.caption_column")
     return image, label or ("label" if "label" in features else None)
 
 
@@ -109,21 +117,23 @@ def _holds_images(kind: Any) -> bool:
     return isinstance(kind, datasets.Image) or getattr(kind, "dtype", "") in ("binary", "large_binary")
 
 
-def _cells(source: str, table: Any, image: str, label: str | None) -> Iterator[tuple[BinaryIO | str, Any]]:
-    """(image file or why there is none, label) of each row; the label is 0 where there is no column."""
+def _cells(
+    source: str, table: Any, image: str, label: str | None, caption: str
+) -> Iterator[tuple[BinaryIO | str, tuple[Any, Any]]]:
+    """(image file or why there is none, label and caption) of each row; 0 and "" where there is no column."""
     import datasets
 
-    table = table.select_columns([image, label] if label else [image])
+    table = table.select_columns(list(dict.fromkeys(filter(None, (image, label, caption)))))
     if isinstance(table.features[image], datasets.Image):
         table = table.cast_column(image, datasets.Image(decode=False))
     try:
         for row in table:
-            cell, value = row[image], row[label] if label else 0
+            cell, value, said = row[image], row[label] if label else 0, row[caption] if caption else ""
             content = cell.get("bytes") if isinstance(cell, dict) else cell
-            if value is None:
-                yield "have no label", value
+            if value is None or said is None:
+                yield "have no label" if value is None else pictures.NO_CAPTION, (value, said)
             else:
-                yield io.BytesIO(content) if content else "are not in the table", value
+                yield io.BytesIO(content) if content else "are not in the table", (value, str(said))
     except FAILURES as error:
         raise _unreadable(source, error) from None
 

@@ -274,7 +274,7 @@ def resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
     return recipe.model_copy(update=changes)
 
 
-DATA_TELLS = ("vocab_size", "size", "channels", "classes")
+DATA_TELLS = ("vocab_size", "size", "channels", "classes", "words")
 """Settings of models that may be left out: the dataset's attribute of the same name is taken."""
 LABELS_TELL = ("labels", "several")
 """Settings of objectives that are the dataset's attributes of the same name."""
@@ -296,6 +296,12 @@ def _fits(model, dataset) -> None:
     if hasattr(dataset, "channels") and classes and there and classes < there:
         raise ConfigError(
             f"model.classes: {classes}, but the images' labels go from 0 to {there - 1}; leave it out"
+        )
+    words, there = getattr(model, "words", None), getattr(dataset, "words", None)
+    if there is not None and getattr(model, "conditional", False) and tuple(words or ()) != there:
+        raise ConfigError(
+            f"model.words: {len(words or ())} words of captions, but the data tells {len(there)}, or others; "
+            "leave it out, or set data.captions and data.source as they were"
         )
     start, read = getattr(model, "start", None), getattr(dataset, "start", None)
     if start and read and start != read:

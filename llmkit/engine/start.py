@@ -41,7 +41,7 @@ class Start:
         self._held = set(self.reader.names(self.net))
 
     def check(self, recipe: TrainRecipe, dataset) -> None:
-        """ConfigError if the data was made with another tokenizer or template than the weights know."""
+        """ConfigError if the data is told in another tokenizer, template or words than the weights know."""
         mine = dataset.tokenizer_dir and manifest.fingerprint(dataset.tokenizer_dir)
         theirs = self.lineage.get("tokenizer")
         if mine and theirs and mine != theirs:
@@ -55,7 +55,12 @@ class Start:
                 f"data: has chat template {mine[:12]}, the weights of {self.path} know {theirs[:12]}; "
                 "set data.tokenizer to the tokenizer/ of that checkpoint"
             )
-
+        mine, theirs = getattr(dataset, "words", ()), tuple(getattr(self.model, "words", None) or ())
+        if mine and theirs and mine != theirs:
+            raise ConfigError(
+                f"data: its captions have {len(mine)} words, others than the {len(theirs)} that {self.path} "
+                "knows; set data as it was there"
+            )
         labels = getattr(recipe.objective, "labels", None)
         head = label_head({name.partition("/")[2] for name in self.reader.names(self.net)})
         if labels and head == recipe.objective.name and labels != self.labels:

@@ -44,25 +44,33 @@ def sheet(images: Tensor, columns: int = 8) -> bytes:
     return png(grid(images, columns), max(1, 64 // images.shape[-1]))
 
 
+def labels(net: Any, count: int, device) -> Tensor:
+    """Labels to show a net's images of: (count,), its classes in turn, or (count, 1), its words."""
+    number = torch.arange(count, device=device)
+    if words := getattr(net.settings, "words", None):
+        return number[:, None] % len(words) + 1
+    return number % (net.settings.classes or 1)
+
+
 def samples(net: nn.Module, count: int, columns: int = 8) -> bytes:
-    """`count` images that `net` draws from the same noise every time; class by class if it knows classes."""
+    """`count` images that `net` draws from the same noise every time; of all classes or words in turn."""
     device = next(net.parameters()).device
-    label = torch.arange(count, device=device) % (net.settings.classes or 1)
-    return sheet(net.sample(noise.keys(0, count, device), label), columns)
+    return sheet(net.sample(noise.keys(0, count, device), labels(net, count, device)), columns)
 
 
 def classes(net: Any, rows: int = 8) -> bytes:
-    """A column for each class, of many the first 16, and a row for each noise."""
-    count, device = min(net.settings.classes, 16), next(net.parameters()).device
-    key = noise.keys(0, rows, device).repeat_interleave(count)
-    return sheet(net.sample(key, torch.arange(count, device=device).repeat(rows)), count)
+    """A column for each class or word, of many the first 16, and a row for each noise."""
+    device = next(net.parameters()).device
+    count = min(len(getattr(net.settings, "words", None) or ()) or net.settings.classes, 16)
+    key, label = noise.keys(0, rows, device).repeat_interleave(count), labels(net, count, device)
+    return sheet(net.sample(key, label.repeat(rows, *(1,) * (label.ndim - 1))), count)
 
 
 def interpolations(net: Any, rows: int = 8, steps: int = 8) -> bytes:
     """Every row goes from one image to the next row's first, always from the same noise."""
     device = next(net.parameters()).device
-    label = torch.arange(rows, device=device) % (net.settings.classes or 1)
-    return sheet(walk.interpolation(net, noise.keys(0, rows, device), label, steps).flatten(0, 1), steps)
+    key, label = noise.keys(0, rows, device), labels(net, rows, device)
+    return sheet(walk.interpolation(net, key, label, steps).flatten(0, 1), steps)
 
 
 def looks(net: Any, count: int) -> dict[str, bytes]:

@@ -1,9 +1,12 @@
 """What image nets have in common: how their parameters are initialised, labels, spectral normalisation."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmkit.errors import ConfigError
 from llmkit.models.blocks import fill_normal
 
 
@@ -21,11 +24,32 @@ def fill(name: str, p: nn.Parameter, generator: torch.Generator, std: float | No
         fill_normal(p, std or p[0].numel() ** -0.5, generator)
 
 
-def one_hot(label: Tensor | None, classes: int, rows: int, device) -> Tensor:
-    """(B, classes) fp32; nothing known about the class is all zeros."""
+def kinds(s) -> int:
+    """How many labels a net of settings `s` knows: classes, or words of captions and none of them; 0 if it is
+    told nothing. ConfigError if the images have neither.
+    """
+    if s.conditional and not (s.words or s.classes):
+        raise ConfigError("model.conditional: the images have no classes or captions; set it to false")
+    return (len(s.words) + 1 if s.words else s.classes) if s.conditional else 0
+
+
+def told(table: Callable[[Tensor], Tensor], label: Tensor) -> Tensor:
+    """What a table (K, D) says of labels: the row of a class (B,), the rows of words (B, L) over sqrt(L')
+    summed, where L' of them are not 0, which is no word: (B, D).
+    """
+    if label.ndim == 1:
+        return table(label)
+    there = (label > 0).float()
+    return (table(label) * (there / there.sum(1, keepdim=True).clamp(min=1).sqrt())[..., None]).sum(1)
+
+
+def one_hot(label: Tensor | None, kinds: int, rows: int, device) -> Tensor:
+    """(B, kinds) fp32; nothing known is all zeros."""
     if label is None:
-        return torch.zeros(rows, classes, device=device)
-    return F.one_hot(label, classes).float()
+        return torch.zeros(rows, kinds, device=device)
+    if label.ndim == 2:
+        return F.one_hot(label, kinds).float().amax(1) * (torch.arange(kinds, device=device) > 0)
+    return F.one_hot(label, kinds).float()
 
 
 def groups(channels: int) -> int:

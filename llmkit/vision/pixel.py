@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from llmkit.models.blocks import attend
 from llmkit.registry import register
 from llmkit.vision import pixels
-from llmkit.vision.layers import fill
+from llmkit.vision.layers import fill, kinds, told
 
 
 @register("model", "pixel")
@@ -45,10 +45,11 @@ class Pixel(nn.Module):
         self.above = Window(inputs, s.width, (3, 7), (3, 3, 3, 0))
         self.left = Window(inputs, s.width, (1, 3), (3, 0, 0, 0))
         block = {"pixelcnn": ResidualBlock, "gated": GatedBlock, "snail": SnailBlock}[s.net]
-        told = (inputs,) if s.net == "snail" else ()
-        self.blocks = nn.ModuleList(block(s.width, *told) for _ in range(s.layers))
-        classes = range(s.layers if s.conditional else 0)
-        self.embeds = nn.ModuleList(nn.Embedding(s.classes, s.width) for _ in classes)
+        beside = (inputs,) if s.net == "snail" else ()
+        self.blocks = nn.ModuleList(block(s.width, *beside) for _ in range(s.layers))
+        self.embeds = nn.ModuleList(
+            nn.Embedding(kinds(s), s.width) for _ in range(s.layers if s.conditional else 0)
+        )
         self.last = nn.Conv2d(s.width, numbers, 1)
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
@@ -66,7 +67,7 @@ class Pixel(nn.Module):
         v = previous(x) if self.settings.net == "snail" else above
         for i, block in enumerate(self.blocks):
             if self.embeds:
-                h = h + self.embeds[i](label)[:, :, None, None]
+                h = h + told(self.embeds[i], label)[:, :, None, None]
             v, h = block(v, h)
         return self.last(F.elu(h))
 
@@ -91,7 +92,7 @@ class Pixel(nn.Module):
         edge, zeros = self.above.pad[0], self.above.conv.weight.new_zeros
         x = zeros(B, s.channels + 1, Y + edge, X + 2 * edge)  # zeros above and beside
         x[:, -1, edge:, edge : edge + X] = 1
-        told = [embed(label)[:, :, None, None] for embed in self.embeds]
+        known = [told(embed, label)[:, :, None, None] for embed in self.embeds]
         kept = [block.kept(B, Y, X, zeros) for block in self.blocks]
         before = zeros(B, s.channels + 1, 1, 1)
         for row in range(Y):
@@ -102,7 +103,7 @@ class Pixel(nn.Module):
                 left = x[:, :, row + edge : row + edge + 1, column : column + edge]
                 h = above[..., column : column + 1] + self.left.conv(left)
                 for i, (block, state) in enumerate(zip(self.blocks, kept)):
-                    h = block.step(state, row, column, h + told[i] if told else h, before)
+                    h = block.step(state, row, column, h + known[i] if known else h, before)
                 out = self.last(F.elu(h))[:, :, 0, 0].float()
                 x[:, :-1, row + edge, edge + column] = choose(out, row, column)
                 before = x[:, :, row + edge : row + edge + 1, edge + column : edge + column + 1]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from llmkit.errors import ConfigError
 from llmkit.registry import register
 from llmkit.vision import pixels
-from llmkit.vision.layers import fill
+from llmkit.vision.layers import fill, kinds, told
 
 
 @register("model", "pixelcnnpp")
@@ -246,7 +246,7 @@ class Gated(nn.Module):
         D = s.width
         self.first, self.gates = kind(2 * D, D), kind(2 * D, 2 * D)
         self.extra = nn.Conv2d(2 * extra, D, 1) if extra else None
-        self.told = nn.Embedding(s.classes, 2 * D) if s.conditional else None
+        self.told = nn.Embedding(kinds(s), 2 * D) if s.conditional else None
         self.dropout = s.dropout
 
     def forward(self, x: Tensor, extra: Tensor | None, label: Tensor | None) -> Tensor:
@@ -267,7 +267,7 @@ class Gated(nn.Module):
         return F.dropout(both(h), self.dropout, self.training)
 
     def _gated(self, h: Tensor, label: Tensor | None) -> Tensor:
-        h = h if self.told is None else h + self.told(label)[:, :, None, None]
+        h = h if self.told is None else h + told(self.told, label)[:, :, None, None]
         a, b = h.chunk(2, 1)
         return a * b.sigmoid()
 

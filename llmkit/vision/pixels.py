@@ -12,6 +12,7 @@ from torch import Tensor
 from llmkit.config import Section
 from llmkit.errors import ConfigError
 from llmkit.vision import mixture, noise
+from llmkit.vision.layers import kinds
 
 
 class Settings(Section):
@@ -21,18 +22,20 @@ class Settings(Section):
         "bernoulli", description="binarised grey pixels, or 256 levels by logistic mixtures"
     )
     components: int = Field(10, gt=0, description="of the mixture")
-    conditional: bool = Field(False, description="tell every block the class")
+    conditional: bool = Field(False, description="tell every block the class, or the caption's words")
     size: int | None = Field(None, gt=0, description="height and width; default: the data's")
     channels: int | None = Field(None, gt=0, description="1 or 3; default: the data's")
     classes: int | None = Field(None, ge=0, description="number of classes; default: the data's")
+    words: tuple[str, ...] | None = Field(
+        None, description="words of the captions that it is told in place of classes; default: the data's"
+    )
 
 
 def numbers(s: Settings) -> int:
     """How many numbers describe a pixel. ConfigError for images that the settings do not go with."""
     if s.likelihood == "bernoulli" and s.channels != 1:
         raise ConfigError("model.likelihood: bernoulli is for grey images; use mixture, or data.channels=1")
-    if s.conditional and not s.classes:
-        raise ConfigError("model.conditional: the images have no classes; set it to false")
+    kinds(s)
     return 1 if s.likelihood == "bernoulli" else mixture.numbers(s.channels, s.components)
 
 

@@ -14,10 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from llmkit.config import Section
-from llmkit.errors import ConfigError
 from llmkit.registry import register
 from llmkit.vision import likelihood, noise
-from llmkit.vision.layers import fill, groups, one_hot
+from llmkit.vision.layers import fill, groups, kinds, one_hot
 from llmkit.vision.likelihood import Likelihood
 
 
@@ -35,10 +34,13 @@ class Vae(nn.Module):
         layers: int = Field(1, gt=0, description="mlp: hidden layers; conv: stages, each halves the size")
         likelihood: Likelihood = Field("bernoulli", description="of a value, given the decoder's output")
         sigma: float = Field(1.0, gt=0, description="standard deviation of the gaussian, on [0, 1]")
-        conditional: bool = Field(False, description="tell both halves the class")
+        conditional: bool = Field(False, description="tell both halves the class, or the caption's words")
         size: int | None = Field(None, gt=0, description="height and width; default: the data's")
         channels: int | None = Field(None, gt=0, description="1 or 3; default: the data's")
         classes: int | None = Field(None, ge=0, description="number of classes; default: the data's")
+        words: tuple[str, ...] | None = Field(
+            None, description="words of the captions that it is told in place of classes; default: the data's"
+        )
         quick_values: ClassVar[dict[str, Any]] = {"width": 16, "latent_dim": 4}
 
     def __init__(self, settings: Settings):
@@ -47,11 +49,8 @@ class Vae(nn.Module):
         self.shape = (s.channels, s.size, s.size)
         numbers = likelihood.NUMBERS[s.likelihood]
         halves = {"mlp": (MlpEncoder, MlpDecoder), "conv": (ConvEncoder, ConvDecoder)}[s.net]
-        extra = s.classes or 0 if s.conditional else 0
-        if s.conditional and not extra:
-            raise ConfigError("model.conditional: the images have no classes; set it to false")
-        self.encoder = halves[0](s, 2 * s.latent_dim, extra)
-        self.decoder = halves[1](s, numbers, extra)
+        self.encoder = halves[0](s, 2 * s.latent_dim, kinds(s))
+        self.decoder = halves[1](s, numbers, kinds(s))
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
         """Fill one parameter; what a rectifier follows gets He's factor."""
@@ -82,7 +81,7 @@ class Vae(nn.Module):
 
     def _class(self, label: Tensor | None, like: Tensor) -> Tensor | None:
         s = self.settings
-        return one_hot(label, s.classes, len(like), like.device) if s.conditional else None
+        return one_hot(label, kinds(s), len(like), like.device) if s.conditional else None
 
 
 def joined(x: Tensor, known: Tensor | None) -> Tensor:

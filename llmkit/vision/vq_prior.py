@@ -24,7 +24,7 @@ from llmkit.vision.vq import Vq, vectors
 
 @register("model", "vq_prior")
 class VqPrior(nn.Module):
-    """The autoencoder, and the distribution of its codes, given the class if conditional."""
+    """The autoencoder, and the distribution of its codes, given the class or caption if conditional."""
 
     class Settings(Section):
         name: Literal["vq_prior"] = "vq_prior"
@@ -32,10 +32,13 @@ class VqPrior(nn.Module):
         net: Literal["pixelcnn", "gated", "snail"] = Field("gated", description="kind of the prior's blocks")
         width: int = Field(64, gt=0, description="the prior's channels")
         layers: int = Field(5, gt=0, description="the prior's blocks")
-        conditional: bool = Field(False, description="tell every block the class")
+        conditional: bool = Field(False, description="tell every block the class, or the caption's words")
         size: int | None = Field(None, gt=0, description="height and width; default: the data's")
         channels: int | None = Field(None, gt=0, description="1 or 3; default: the data's")
         classes: int | None = Field(None, ge=0, description="number of classes; default: the data's")
+        words: tuple[str, ...] | None = Field(
+            None, description="words of the captions that it is told in place of classes; default: the data's"
+        )
         quick_values: ClassVar[dict[str, Any]] = {"width": 8, "layers": 2}
 
         def begun(self, start: Section | None) -> "VqPrior.Settings":
@@ -49,8 +52,6 @@ class VqPrior(nn.Module):
         self.settings = s = settings
         if s.codec is None:
             raise ConfigError("model.codec: a prior is one of a trained vq; set init=RUN")
-        if s.conditional and not s.classes:
-            raise ConfigError("model.conditional: the images have no classes; set it to false")
         if (s.codec.size, s.codec.channels) != (s.size, s.channels):
             raise ConfigError(
                 f"init: its images are {s.codec.channels} x {s.codec.size} x {s.codec.size}, those of data "
@@ -60,7 +61,7 @@ class VqPrior(nn.Module):
         self.grid = s.codec.size >> s.codec.layers
         of_codes = Pixel.Settings(
             net=s.net, width=s.width, layers=s.layers, conditional=s.conditional, likelihood="mixture",
-            size=self.grid, channels=s.codec.codes, classes=s.classes,
+            size=self.grid, channels=s.codec.codes, classes=s.classes, words=s.words,
         )  # fmt: skip
         self.prior = Pixel(of_codes, numbers=s.codec.codes)
 

@@ -43,7 +43,7 @@ def traversal(
     """One latent (1, L) with each of `dims` in turn led from -3 to 3 deviations: (dims, steps, C, Y, X)."""
     middle, deviation = _spread(net, label, key)
     reach = torch.linspace(-REACH, REACH, steps, device=latent.device)
-    told = None if label is None else label.expand(steps)
+    told = None if label is None else label.expand(steps, *label.shape[1:])
     rows = []
     for dim in dims:
         path = latent.repeat(steps, 1)
@@ -57,6 +57,6 @@ def _spread(net: Any, label: Tensor | None, key: Tensor) -> tuple[Tensor, Tensor
     if net.spherical:
         ones = key.new_ones(net.settings.latent_dim, dtype=torch.float32)
         return 0 * ones, ones
-    told = None if label is None else label[:1].expand(MEASURED)
+    told = None if label is None else label[:1].expand(MEASURED, *label.shape[1:])
     many = net.latents(noise.keys(0, MEASURED, key.device), told, 1.0)
     return many.mean(0), many.std(0)

@@ -93,7 +93,8 @@ def archive(folder: Path) -> Path:
     y, x = np.mgrid[0:8, 0:8]
     centre = np.random.default_rng(0).uniform(2, 6, (2, 40, 1, 1))
     images = 255 * np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / 4)
-    np.savez(path, images=images.astype(np.uint8), labels=np.arange(40) % 4)
+    captions = [f"blot of kind {i % 4}" for i in range(40)]
+    np.savez(path, images=images.astype(np.uint8), labels=np.arange(40) % 4, captions=captions)
     return path
 
 

@@ -1,6 +1,7 @@
 """Images as rows: the catalogue's, a folder's, an archive's; whole and decoded in memory, one size for all.
 
     batch   image (B, C, Y, X) uint8      label (B,) int64      key (B,) int64      valid (B,) bool
+                                          with captions (B, L): the words' numbers, 0 where there is none
 
 `key` is a number made of the run's seed and the global sample number: all that is random about a row, here
 and later in a loss (shifts, flips, dequantisation, latent noise), is a function of it, so any number of ranks
@@ -19,6 +20,7 @@ from pydantic import Field
 from llmkit import registry
 from llmkit.config import Section
 from llmkit.data import pictures, tables
+from llmkit.data.captions import numbered, vocabulary
 from llmkit.data.order import mix, mixed, subset
 from llmkit.errors import ConfigError
 from llmkit.registry import register
@@ -42,6 +44,12 @@ class Images:
         )
         label_column: str | None = Field(
             None, description="of a table: the class, a number or a text; default: `label`, if it is there"
+        )
+        captions: bool = Field(
+            False, description="tell models the words of an image's caption in place of its class"
+        )
+        caption_column: str = Field(
+            "text", description="of a table, or of a folder's metadata.jsonl: what holds the captions"
         )
         size: int | None = Field(None, gt=0, description="height and width; default: as the images are")
         fit: Literal["crop", "pad"] = Field(
@@ -74,12 +82,24 @@ class Images:
         self.channels, self.size = self.images.shape[1], self.images.shape[2]
         self.classes = len(found.classes)
         self.names = found.classes
+        self.words: tuple[str, ...] = ()
+        if settings.captions:
+            self._tell({part: pictures_.captions for part, pictures_ in splits.items()}, split, chosen)
         self._augment = split == "train" and (settings.flip or settings.shift > 0)
         self._seed = mix(seed) if split == "train" else 0  # held-out draws are the same for every run
         facts = f"{split} {list(images.shape)} {settings.flip} {settings.shift}".encode()
         self.fingerprint = hashlib.sha256(
             facts + images.tobytes() + self.labels.numpy().tobytes()
         ).hexdigest()
+
+    def _tell(self, captions: dict[str, tuple[str, ...]], split: str, chosen: np.ndarray) -> None:
+        """Labels are the words of the captions, of which models know those of the training split."""
+        if not captions["train"]:
+            raise ConfigError(f"data.captions: {self.settings.source} has none; set it to false")
+        self.classes, self.names, self.words = 0, (), vocabulary(captions["train"])
+        longest = max(numbered(said, self.words).shape[1] for said in captions.values())
+        said = [captions[split][place] for place in chosen]
+        self.labels = torch.from_numpy(numbered(said, self.words, longest))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -118,12 +138,12 @@ def _load(settings: Images.Settings) -> tuple[dict[str, Any], dict[str, pictures
     """(licence and origin by source, {"train", "heldout"}), decoded once for both splits."""
     name = settings.source
     fit = pictures.fitting(settings.size, settings.channels, settings.fit)
-    path = Path(name).expanduser()
+    path, caption = Path(name).expanduser(), settings.caption_column if settings.captions else ""
     if tables.are_in(name):
-        found = tables.read(name, fit, settings.image_column, settings.label_column)
+        found = tables.read(name, fit, settings.image_column, settings.label_column, caption)
         facts = {"licence": "not stated", "origin": name}
     elif path.exists():
-        found, facts = pictures.read(path, fit), {"licence": "not stated", "origin": str(path)}
+        found, facts = pictures.read(path, fit, caption), {"licence": "not stated", "origin": str(path)}
     elif cls := _catalogue().get(name):
         found, facts = cls(cls.Settings()).splits(), {"licence": cls.licence, "origin": cls.origin}
     else:

@@ -12,6 +12,7 @@ import torch
 
 from llmkit.config import Field, Section
 from llmkit.data.sets.images import Images
+from llmkit.errors import ConfigError
 from llmkit.eval.metric import Measured, Metric
 from llmkit.opened import open_model
 from llmkit.registry import register
@@ -72,19 +73,35 @@ class Frechet(Metric):
         key = noise.keys(self.settings.seed, self.settings.count, device)
         classes = net.settings.classes if net.settings.conditional else 0
         label = torch.arange(len(key), device=device) % max(1, classes)
+        if self.settings.images.captions and net.settings.conditional:
+            told = captioned(self.settings.images, "train", net).labels.to(device)
+            label, classes = told[torch.arange(len(key), device=device) % len(told)], 0
         out, right = [], 0
         for keys, labels in zip(key.split(BATCH), label.split(BATCH), strict=True):
             images = (net.sample(keys, labels) * 255).round() / 255
             out.append(features(extractor, images))
-            right += int((extractor(images).argmax(1) == labels).sum())
+            right += int((extractor(images).argmax(1) == labels).sum()) if classes else 0
         return np.concatenate(out), right / len(key) if classes else None
 
     @torch.no_grad()
-    def _accuracy(self, net, device) -> float:
+    def _accuracy(self, net, device) -> float | None:
+        if self.settings.images.captions:
+            return None
         held = Images(self.settings.images, "heldout", 0)
         parts = zip(held.images.split(BATCH), held.labels.split(BATCH), strict=True)
         right = sum(int((net(x.to(device).float() / 255).argmax(1).cpu() == y).sum()) for x, y in parts)
         return right / len(held)
+
+
+def captioned(settings: Images.Settings, split: Literal["train", "heldout"], net) -> Images:
+    """These images with their captions. ConfigError if they are not told in the words that `net` knows."""
+    images = Images(settings, split, 0)
+    if not images.words or images.words != tuple(getattr(net.settings, "words", None) or ()):
+        raise ConfigError(
+            "images: their captions are not of the words that the model was trained on; set captions: true, "
+            "and the rest as its data was"
+        )
+    return images
 
 
 def fingerprint(net) -> str:

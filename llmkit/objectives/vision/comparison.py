@@ -80,7 +80,7 @@ class Comparison:
         if classes > 1:
             shares = np.bincount(guess, minlength=classes) / len(guess)
             out["modes"] = int((shares >= FEW / classes).sum())
-        if conditional:
+        if conditional and found["label"].ndim == 1:  # else captions
             out["class_hits"] = float((guess == found["label"][order]).mean())
         if self.heard:
             self.heard(out)

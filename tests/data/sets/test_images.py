@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import json
 import struct
 import tarfile
 
@@ -103,6 +104,47 @@ def test_what_cannot_be_used_is_counted(tmp_path, capsys, monkeypatch):
         assert part in said
 
 
+def test_what_is_transparent_is_white(tmp_path):
+    glass = np.zeros((6, 6, 4), np.uint8)
+    glass[:3] = (200, 0, 0, 255)
+    for number in range(2):
+        save(tmp_path / f"{number}.png", glass)
+    image = opened(tmp_path, heldout_frac=0.5).images[0]
+    assert image[:, 0, 0].tolist() == [200, 0, 0]
+    assert (image[:, 3:] == 255).all()
+
+
+def test_captions_of_a_folder_are_words_and_an_image_without_one_is_counted(tmp_path, capsys):
+    lines = []
+    for number, grey in enumerate(GREY):
+        save(tmp_path / "a" / f"{number}.png", grey)
+        lines.append(json.dumps({"file_name": f"a/{number}.png", "text": f"number {number % 2}"}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines[1:]))
+    both = [opened(tmp_path, split, captions=True) for split in ("train", "heldout")]
+    assert sum(map(len, both)) == 39
+    assert "39 of 40 images are used; left out: 1 have no caption" in capsys.readouterr().out
+    there = {grey.tobytes(): f"{number % 2}" for number, grey in enumerate(GREY)}
+    for data in both:
+        assert data.words == both[0].words
+        assert data.words[0] == "number"
+        assert data.classes == 0
+        for image, label in zip(data.images, data.labels, strict=True):
+            assert [data.words[place - 1] for place in label] == ["number", there[image.numpy().tobytes()]]
+    batch = both[0].batch([(0, 1), (1, 2)])
+    assert torch.equal(batch["label"], both[0].labels[1:3])
+
+
+def test_captions_that_are_not_there_are_refused_in_a_line(archive, tmp_path):
+    with pytest.raises(ConfigError, match="data.captions: .* has none; set it to false"):
+        opened(archive, captions=True)
+    save(tmp_path / "folder" / "0.png", GREY[0])
+    with pytest.raises(DataError, match="metadata.jsonl: is not there; a line of it is"):
+        opened(tmp_path / "folder", captions=True)
+    (tmp_path / "folder" / "metadata.jsonl").write_text('{"file_name": "0.png"}')
+    with pytest.raises(DataError, match='metadata.jsonl:1: is no JSON object with "file_name" and "text"'):
+        opened(tmp_path / "folder", captions=True)
+
+
 def test_mixed_sizes_are_refused_unless_a_size_is_set(tmp_path):
     save(tmp_path / "a.png", np.zeros((8, 8), np.uint8))
     save(tmp_path / "b.png", np.zeros((9, 8), np.uint8))
@@ -144,7 +186,9 @@ def test_an_archive_with_a_pickle_inside_is_refused(tmp_path):
 
 
 def test_an_unknown_set_is_named_with_the_known_ones():
-    with pytest.raises(ConfigError, match="'fashon' is neither .* known: digits, fashion-mnist, mnist-5k"):
+    with pytest.raises(
+        ConfigError, match="'fashon' is neither .* known: digits, emoji, fashion-mnist, mnist-5k"
+    ):
         opened("fashon")
 
 

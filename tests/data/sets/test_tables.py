@@ -56,6 +56,21 @@ def test_a_folder_of_parquet_brings_its_own_split_and_its_classes_are_of_both(tm
     assert (train.labels.tolist(), held.labels.tolist()) == ([1] * 10 + [2] * 10, [0] * 10)
 
 
+def test_a_column_of_captions_and_a_row_without_one(tmp_path, capsys):
+    said = [None, *(f"a {name} cat" for name in ("red", "blue"))] * 10
+    path = written(tmp_path / "x.parquet", map(png, GREY), text=said, label=[1] * 30)
+    both = [opened(path, split, captions=True) for split in ("train", "heldout")]
+    assert sum(map(len, both)) == 20
+    assert "left out: 10 have no caption" in capsys.readouterr().out
+    there = {image.tobytes(): words for image, words in zip(GREY, said, strict=True)}
+    for data in both:
+        for image, label in zip(data.images, data.labels, strict=True):
+            words = {data.words[place - 1] for place in label.tolist()}
+            assert words == set(there[image.numpy().tobytes()].split())
+    with pytest.raises(DataError, match="no column says among .*; set data.caption_column"):
+        opened(path, captions=True, caption_column="says")
+
+
 @pytest.mark.parametrize("saved", ["to_parquet", "save_to_disk"])
 def test_what_datasets_saves_keeps_the_names_of_classes(tmp_path, saved):
     classes = datasets.ClassLabel(names=["coat", "bag", "hat"])
