@@ -55,10 +55,10 @@ class Start:
                 f"data: has chat template {mine[:12]}, the weights of {self.path} know {theirs[:12]}; "
                 "set data.tokenizer to the tokenizer/ of that checkpoint"
             )
-        mine, theirs = getattr(dataset, "words", ()), tuple(getattr(self.model, "words", None) or ())
-        if mine and theirs and mine != theirs:
+        told, known = getattr(dataset, "words", ()), tuple(getattr(self.model, "words", None) or ())
+        if told and known and told != known:
             raise ConfigError(
-                f"data: its captions have {len(mine)} words, others than the {len(theirs)} that {self.path} "
+                f"data: its captions have {len(told)} words, others than the {len(known)} that {self.path} "
                 "knows; set data as it was there"
             )
         labels = getattr(recipe.objective, "labels", None)

@@ -1,4 +1,4 @@
-"""Emoji: every tone of an emoji is an image with a caption of its own, on the side of the split where all are."""
+"""Emoji: every tone of one is an image with its own caption, on the same side of the split as the others."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from llmkit.data import fetch, pictures
 from llmkit.data.sources import emoji
 
 ENTRIES = [
-    {"unified": "1F44B", "name": "WAVING HAND SIGN", "short_name": "wave", "image": "a.png", "category": "People",
+    {"unified": "1F44B", "name": "WAVING HAND SIGN", "image": "a.png", "category": "People",
      "skin_variations": {"1F3FF": {"image": "b.png"}, "1F3FB-1F3FD": {"image": "c.png"}}},
     {"unified": "0023", "name": None, "short_name": "hash", "image": "d.png", "category": "Symbols"},
 ]  # fmt: skip
