@@ -38,7 +38,7 @@ class Asked:
     count: int = 0
     class_: int | None = None
     caption: str = ""
-    """Of which model of captions knows at least one word."""
+    """What to draw; a model of captions knows at least one of its words."""
     truncation: float = 1.0
     seed: int = 0
     steps: int = 0
@@ -78,7 +78,12 @@ def sample(ckpt: str, out: Path, asked: Asked, device: str = "auto") -> None:
 
 
 def _refuse(asked: Asked, out: Path, net: Any, classes: int) -> None:
-    known = f"0 to {classes - 1}" if classes else "none: it was not trained with conditional=true"
+    none = (
+        "captions: --caption"
+        if net.settings.conditional
+        else "none: it was not trained with conditional=true"
+    )
+    known = f"0 to {classes - 1}" if classes else none
     if asked.class_ is not None and asked.class_ >= classes:
         raise ConfigError(f"--class: {asked.class_} is not a class of the model, which knows {known}")
     if asked.what == "classes" and not classes:

@@ -150,6 +150,10 @@ def test_what_cannot_be_asked_is_refused_in_a_line(runs, tmp_path, capsys):
     out = ["--out", str(tmp_path / "x.png"), "--count", "1", "--device", "cpu"]
     assert main(["sample", runs["true"][1], *out, "--caption", "volcano"]) == 2
     assert "--caption: no word that the model knows; it knows white, many, " in capsys.readouterr().err
+    assert main(["sample", runs["true"][1], *out, "--class", "0"]) == 2
+    assert (
+        "--class: 0 is not a class of the model, which knows captions: --caption" in capsys.readouterr().err
+    )
     (tmp_path / "c").mkdir()
     found = measured(runs["true"], tmp_path / "c", capsys, heldout_frac=0.9)
     assert found["code"] == 2

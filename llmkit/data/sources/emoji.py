@@ -40,7 +40,10 @@ class Emoji:
         drawn = {name.rpartition("/")[2]: content for name, content in found.items()}
         entries = sorted(json.loads(drawn.pop("emoji.json")), key=lambda entry: entry["unified"])
         every = [(entry, tones, file) for entry in entries for tones, file in _variants(entry)]
-        files = ((io.BytesIO(drawn[file]), (entry, tones)) for entry, tones, file in every if file in drawn)
+        files = (
+            (io.BytesIO(drawn[file]) if file in drawn else "are not in the package", (entry, tones))
+            for entry, tones, file in every
+        )
         images, kept = pictures.gathered(files, pictures.fitting(64, 3, "pad"), str(PACKAGE))
         classes = tuple(sorted({entry["category"] for entry, _ in kept}))
         labels = [classes.index(entry["category"]) for entry, _ in kept]
