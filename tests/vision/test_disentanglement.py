@@ -1,9 +1,15 @@
 """Codes that are the factors score 1, codes that mix them or know nothing score little."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from llmkit.errors import CheckpointError
+from llmkit.eval.metrics.disentanglement import Disentanglement
 from llmkit.vision import disentanglement as scores
+from llmkit.vision.vae import Vae
+from llmkit.vision.vq import Vq
 
 DRAWS = np.random.RandomState(0)
 FACTORS = np.stack([DRAWS.randint(n, size=2000) for n in (3, 6, 10, 16)], 1)
@@ -51,3 +57,29 @@ def test_a_dimension_that_never_moves_is_harmless():
     still = np.concatenate([PURE, np.ones((2000, 1))], 1)
     assert scores.mig(still, FACTORS) == pytest.approx(scores.mig(PURE, FACTORS))
     assert np.isfinite(scores.sap(still, FACTORS))
+
+
+def measured(net, count=200):
+    metric = Disentanglement(Disentanglement.Settings(count=count))
+    return metric.measure(SimpleNamespace(net=net, path="runs/x")).figures
+
+
+@pytest.mark.parametrize(("likelihood", "low"), [("bernoulli", 0), ("gaussian", 0), ("logistic", -1)])
+def test_the_encoder_sees_images_as_in_training(likelihood, low):
+    net = Vae(Vae.Settings(likelihood=likelihood, latent_dim=2, width=4, size=8, channels=1, classes=3))
+    seen, encode = [], net.encode
+    net.encode = lambda x, label: (seen.append(x), encode(x, label))[1]
+    assert 0 <= measured(net)["mig"] <= 1
+    assert {x.min().item() for x in seen} == {low}
+    assert {x.max().item() for x in seen} == {1}
+
+
+def test_what_cannot_be_scored_is_refused():
+    shape = {"size": 8, "width": 4, "channels": 1, "classes": 3}
+    with pytest.raises(CheckpointError, match="has no encoder"):
+        measured(Vq(Vq.Settings(size=8, channels=1, width=4, layers=1)))
+    with pytest.raises(CheckpointError, match="one latent dimension"):
+        measured(Vae(Vae.Settings(latent_dim=1, **shape)))
+    for other in ({"channels": 3}, {"classes": 10, "conditional": True}):
+        with pytest.raises(CheckpointError, match="knows no dSprites"):
+            measured(Vae(Vae.Settings(**shape | other)))

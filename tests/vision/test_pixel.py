@@ -7,6 +7,7 @@ import torch
 
 from llmkit.errors import ConfigError
 from llmkit.models.blocks import initialise
+from llmkit.objectives.vision.pixel import PixelObjective
 from llmkit.vision import likelihood, mixture, noise, pixels
 from llmkit.vision.pixel import Pixel
 
@@ -123,3 +124,12 @@ def test_rows_below_change_nothing_above():
 def test_colour_needs_a_mixture():
     with pytest.raises(ConfigError, match="bernoulli is for grey images"):
         model("gated", channels=3)
+
+
+def test_black_or_white_pixels_are_not_told_of_grey_ones():
+    make = lambda: model("gated", likelihood="bernoulli")  # noqa: E731
+    with pytest.raises(ConfigError, match="objective.binarise: a bernoulli pixel is black or white"):
+        PixelObjective(PixelObjective.Settings()).build(make)
+    for binarise in ("dynamic", "threshold"):
+        assert PixelObjective(PixelObjective.Settings(binarise=binarise)).build(make)
+    assert PixelObjective(PixelObjective.Settings()).build(lambda: model("gated", likelihood="mixture"))

@@ -74,6 +74,12 @@ def test_a_capacity_draws_the_kl_to_itself():
     assert objective.penalty(kl, 50).tolist() == [400.0, 250.0, 200.0]
 
 
+@pytest.mark.parametrize("given", [{"beta": 4}, {"capacity": 5}, {"anneal_steps": 10}])
+def test_what_weighs_the_kl_is_refused_where_there_is_none(given):
+    with pytest.raises(ValueError, match="iwae has no KL to weigh"):
+        VaeObjective.Settings(bound="iwae", **given)
+
+
 @pytest.mark.parametrize("net", ["mlp", "conv"])
 @pytest.mark.parametrize("size", [8, 7])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "logistic"])

@@ -10,7 +10,7 @@ from llmkit.data.sets import dsprites
 from llmkit.errors import CheckpointError
 from llmkit.eval.metric import Measured, Metric
 from llmkit.registry import register
-from llmkit.vision import disentanglement
+from llmkit.vision import disentanglement, likelihood
 
 BATCH = 256
 
@@ -32,15 +32,21 @@ class Disentanglement(Metric):
     @torch.no_grad()
     def measure(self, opened):
         net, s = opened.net, self.settings
-        if not hasattr(net, "encode"):
+        shape = net.settings
+        if not hasattr(net, "encode") or not hasattr(shape, "latent_dim"):
             raise CheckpointError(f"{opened.path}: has no encoder, so no codes to score; give a VAE")
+        if shape.latent_dim < 2:
+            raise CheckpointError(f"{opened.path}: one latent dimension leaves nothing to compare; give two")
+        if shape.channels != 1 or (shape.conditional and shape.classes != dsprites.DSprites.classes):
+            raise CheckpointError(f"{opened.path}: knows no dSprites, which are grey and of three classes")
         places = np.random.RandomState(s.seed).choice(dsprites.COUNT, s.count, replace=False)
         factors = dsprites.factors(places)
         device = next(net.parameters()).device
         codes = []
         for part in np.array_split(factors, -(-len(factors) // BATCH)):
-            images = torch.from_numpy(dsprites.drawn(part, net.settings.size))[:, None].float() / 255
-            mean, _ = net.encode(images.to(device), torch.from_numpy(part[:, 0]).to(device))
+            drawn = torch.from_numpy(dsprites.drawn(part, shape.size))[:, None].to(device)
+            label = torch.from_numpy(part[:, 0]).to(device)
+            mean, _ = net.encode(likelihood.target(shape.likelihood, drawn, label), label)
             codes.append(mean.double().cpu().numpy())
         found = np.concatenate(codes)
         figures = {

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from llmkit.config import Section
+from llmkit.errors import ConfigError
 from llmkit.objectives.phase import Objective, Phase
 from llmkit.objectives.vision import comparison
 from llmkit.registry import register
@@ -31,6 +32,17 @@ class PixelObjective(Objective):
         super().__init__(settings)
         if settings.distance:
             self.comparison = comparison.Comparison(settings.distance, "model")
+
+    def build(self, make):
+        """ConfigError if black or white pixels would be told of grey ones, which say which they are."""
+        nets = super().build(make)
+        kind = getattr(nets["model"].settings, "likelihood", None)
+        if kind == "bernoulli" and self.settings.binarise == "none":
+            raise ConfigError(
+                "objective.binarise: a bernoulli pixel is black or white; set dynamic or threshold, or "
+                "model.likelihood=mixture for grey levels"
+            )
+        return nets
 
     def count(self, phase, batch):
         return {"images": batch["valid"].sum()}

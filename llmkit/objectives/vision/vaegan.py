@@ -69,7 +69,7 @@ class VaeGanObjective(Objective):
         """The discriminator's loss of each image (B,), and what was seen of each."""
         d, label = nets["d"], batch["label"]
         with torch.no_grad():
-            mean, log_var = nets["g"].encode(batch["image"].float() / 255, label)
+            mean, log_var = nets["g"].encode(target(nets["g"], batch), label)
             z, _ = draw(mean, log_var, batch["key"], 1)
             fakes = [picture(nets["g"], code, label) for code in (z[:, 0], prior(nets["g"], batch, "d"))]
         on_real, *on_fake = (d(x, label).float() for x in (real(batch), *fakes))
@@ -80,7 +80,7 @@ class VaeGanObjective(Objective):
     def generate(self, nets, batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of encoder and decoder of each image (B,), and what it is made of."""
         g, d, label, s = nets["g"], nets["d"], batch["label"], self.settings
-        x = batch["image"].float() / 255
+        x = target(g, batch)
         mean, log_var = g.encode(x, label)
         kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
         z = draw(mean, log_var, batch["key"], 1)[0][:, 0]
@@ -92,13 +92,12 @@ class VaeGanObjective(Objective):
         likeness = likeness + 0.5 * found.shape[1] * math.log(2 * math.pi)
         fooled = [picture(g, code, label) for code in (z.detach(), prior(g, batch, "g"))]
         fooling = 0.5 * sum(F.softplus(-d(fake, label).float()) for fake in fooled)
-        target = likelihood.target(g.settings.likelihood, batch["image"], batch["key"])
         plain = g.decode(z, label) if s.pixels else out.detach()  # numerically the same
-        pixels = likelihood.nll(g.settings.likelihood, plain, target, g.settings.sigma)
+        pixels = likelihood.nll(g.settings.likelihood, plain, x, g.settings.sigma)
         each = s.beta * kl + s.likeness * likeness + fooling + s.pixels * pixels
         if not torch.is_grad_enabled() and self.watched is None:
             shown = likelihood.mean(g.settings.likelihood, g.decode(mean[:SHOWN], label[:SHOWN]))
-            self.watched = gallery.pairs(x[:SHOWN], shown)
+            self.watched = gallery.pairs(batch["image"][:SHOWN].float() / 255, shown)
         seen = {"loss": each, "kl": kl, "likeness": likeness, "fooling": fooling, "reconstruction": pixels}
         return each, seen
 
@@ -117,6 +116,11 @@ class VaeGanObjective(Objective):
             files["reconstructions.png"] = gallery.sheet(self.watched)
             self.watched = None
         return files
+
+
+def target(g, batch) -> Tensor:
+    """What g's likelihood is of, which is what its encoder sees: (B, C, Y, X)."""
+    return likelihood.target(g.settings.likelihood, batch["image"], batch["key"])
 
 
 def scaled(z: Tensor, factor: float) -> Tensor:
