@@ -37,8 +37,12 @@ class BernoulliMixture(nn.Module):
         self.pixels = nn.Parameter(torch.empty(s.components, s.channels * s.size**2))
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
-        """Fill one parameter: equal weights, means about a half that differ enough to part ways."""
-        fill_normal(p, 0.5 if name == "pixels" else 0.0, generator)
+        """Fill one parameter: equal weights, and means about a half that differ just enough to part ways.
+
+        An image's log-likelihoods under two components are half a nat apart then, whatever its size. Were
+        they ten apart, few components would take all images and the others would learn nothing.
+        """
+        fill_normal(p, p.shape[1] ** -0.5 if name == "pixels" else 0.0, generator)
 
     def nll(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """-log p(x): x (B, C, Y, X) of -1 and 1 -> (B,) nats."""

@@ -59,9 +59,7 @@ class VaeObjective(Objective):
             if self.total_correlation != 1 and (self.bound, self.beta, self.capacity) != ("elbo", 1, None):
                 raise ValueError("total_correlation takes the place of beta and capacity; leave these out")
             if self.bound == "iwae" and (self.beta, self.capacity, self.anneal_steps) != (1, None, 0):
-                raise ValueError(
-                    "bound: iwae has no KL to weigh; leave beta, capacity, anneal_steps out"
-                )
+                raise ValueError("bound: iwae has no KL to weigh; leave beta, capacity, anneal_steps out")
             return self
 
     phases = (Phase("train", "model"),)
