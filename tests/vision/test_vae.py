@@ -80,6 +80,13 @@ def test_what_weighs_the_kl_is_refused_where_there_is_none(given):
         VaeObjective.Settings(bound="iwae", **given)
 
 
+def test_all_grey_levels_are_not_binarised():
+    binarised = VaeObjective(VaeObjective.Settings(binarise="threshold"))
+    assert binarised.build(model)
+    with pytest.raises(ConfigError, match="objective.binarise: a logistic likelihood is of 256"):
+        binarised.build(lambda: model(likelihood="logistic"))
+
+
 @pytest.mark.parametrize("net", ["mlp", "conv"])
 @pytest.mark.parametrize("size", [8, 7])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "logistic"])

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from llmkit.config import Section
+from llmkit.errors import ConfigError
 from llmkit.objectives.phase import Objective, Phase
 from llmkit.objectives.vision import comparison
 from llmkit.registry import register
@@ -72,6 +73,16 @@ class VaeObjective(Objective):
         self.batch_statistics = settings.total_correlation != 1
         if settings.distance:
             self.comparison = comparison.Comparison(settings.distance, "model")
+
+    def build(self, make):
+        """ConfigError if grey levels would be binarised for a likelihood of all 256."""
+        nets = super().build(make)
+        if nets["model"].settings.likelihood == "logistic" and self.settings.binarise != "none":
+            raise ConfigError(
+                "objective.binarise: a logistic likelihood is of 256 grey levels; set it to none, or "
+                "model.likelihood=bernoulli"
+            )
+        return nets
 
     def prepare(self, group, nets, total, key):
         """Adds `step`, of which annealing is a function."""
