@@ -1,7 +1,7 @@
 """Encoders and encoder-decoders on packed rows beside transformers' on padded ones: useful tokens a second.
 
     python bench/families_peers.py [--threads 2] [--rounds 5] [--only bert]
-    python bench/families_peers.py --curves 100 [--lr 1e-3]     loss curves instead of rates
+    python bench/families_peers.py --curves 100 [--lr 1e-3] [--double]     loss curves instead of rates
 
 The same documents (paragraphs, or sentences, of State of the Union addresses since 1990; a BPE of 4,096
 pieces trained on them), the same masks and spans, the same weights: each peer is built by transformers and
@@ -10,7 +10,8 @@ backward, clipping and fused AdamW on one batch of documents, fp32, nothing comp
 collators give: documents padded to the longest of the batch, with an attention mask. llmkit gets them packed
 best-fit into rows of `--context` positions. Sides take turns, and who goes first changes from round to round;
 the ratio is the median over the rounds. With --curves both are trained on the same documents at the same rate
-and their losses compared, step by step. Results: bench/families_peers.md.
+and their losses compared, step by step; beside them stands the peer again, with every weight off by its last
+bit, which says how far rounding alone takes a net. Results: bench/families_peers.md.
 """
 
 import argparse
@@ -19,7 +20,9 @@ import re
 import statistics
 import tempfile
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -167,6 +170,8 @@ def sides(family: str, unit: str, given) -> tuple[Side, Side, list[int]]:
     noised = [noise(ids, draw) for ids in texts[: given.documents * steps]]
     batches = [noised[i : i + given.documents] for i in range(0, len(noised), given.documents)]
     theirs, ours = peer(family, given.context)
+    if given.double:
+        theirs, ours = theirs.double(), ours.double()
     useful = [sum(len(d["tokens"]) + len(d.get("source", ())) for d in batch) for batch in batches]
 
     def their_loss(batch):
@@ -197,19 +202,43 @@ def positions(batch: dict) -> int:
 
 
 def curves(family: str, unit: str, given) -> str:
-    """A row of a table: the loss of both sides along the way, and how far apart they ever are.
-
-    The rate rises over the first tenth of the steps and then stays.
-    """
+    """A row of a table: the loss of both sides along the way, and how far apart they ever are."""
     left, right, _ = sides(family, unit, given)
-    for side in (left, right):
-        for i in range(len(side.batches)):
-            side.optimizer.param_groups[0]["lr"] = given.lr * min(1.0, 10 * (i + 1) / given.curves)
-            side.steps(range(i, i + 1))
-    theirs, ours = (torch.stack(side.losses) for side in (left, right))
+    again, _, _ = sides(family, unit, given)
+    draw = torch.Generator().manual_seed(0)
+    for p in again.params:
+        last_bit = torch.finfo(p.dtype).eps * torch.randn(p.shape, generator=draw, dtype=p.dtype)
+        p.data.mul_(1 + last_bit)
+    theirs, ours, nudged = (trained(side, given) for side in (left, right, again))
     tenth = max(1, len(ours) // 10)
     seen = [f"{part[:tenth].mean():.4f} -> {part[-tenth:].mean():.4f}" for part in (theirs, ours)]
-    return f"| {family}, {unit} | {len(ours)} | {' | '.join(seen)} | {(theirs - ours).abs().max():.1e} |"
+    apart = [f"{(theirs - part).abs().max():.1e}" for part in (ours, nudged)]
+    return f"| {family}, {unit} | {len(ours)} | {' | '.join(seen + apart)} |"
+
+
+def trained(side: Side, given) -> torch.Tensor:
+    """The loss of every step; the rate rises over the first tenth of the steps and then stays."""
+    for i in range(len(side.batches)):
+        side.optimizer.param_groups[0]["lr"] = given.lr * min(1.0, 10 * (i + 1) / given.curves)
+        side.steps(range(i, i + 1))
+    return torch.stack(side.losses)
+
+
+@contextmanager
+def in_float64():
+    """Nets are built in float64, and norms, softmaxes and losses do not go down to float32 either."""
+    from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+    narrow = torch.Tensor.float
+
+    def norm(self, x):
+        return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon))
+
+    def float_(x):
+        return x if x.dtype == torch.float64 else narrow(x)
+
+    with patch.object(torch.Tensor, "float", float_), patch.object(T5LayerNorm, "forward", norm):
+        yield
 
 
 def main() -> None:
@@ -222,17 +251,20 @@ def main() -> None:
     parser.add_argument("--only", default="", help="families whose name contains this")
     parser.add_argument("--curves", type=int, default=0, help="compare losses over so many steps instead")
     parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--double", action="store_true", help="curves in float64")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    print(f"width {WIDTH}, {LAYERS} layers, vocabulary {VOCAB}, {given.documents} documents a step, fp32,")
+    kind = "fp64" if given.double else "fp32"
+    print(f"width {WIDTH}, {LAYERS} layers, vocabulary {VOCAB}, {given.documents} documents a step, {kind},")
     print(f"eager; rows of {given.context}; {given.rounds} rounds of {given.steps} steps,")
     print(f"{given.threads} threads, torch {torch.__version__}, {platform.machine()}\n")
     if given.curves:
-        print("| what | steps | loss, mean of the first and last tenth: peer | llmkit | largest difference |")
-        print("|---|---|---|---|---|")
-        for case in CASES:
-            if given.only in case[0]:
-                print(curves(*case, given), flush=True)
+        print("| what | steps | loss, mean of the first and last tenth: peer | llmkit | largest difference ", end="")
+        print("| of the peer to itself, nudged |\n|---|---|---|---|---|---|")
+        with in_float64() if given.double else nullcontext():
+            for case in CASES:
+                if given.only in case[0]:
+                    print(curves(*case, given), flush=True)
         return
     print("| what | padding: peer | llmkit | useful tokens/s: peer | llmkit | ratio: median, least, most |")
     print("|---|---|---|---|---|---|")

@@ -7,6 +7,8 @@ belongs to the optimiser: there it runs on whatever flat shard a backend hands o
 applied, and its state is saved with the moments.
 """
 
+import math
+
 import torch
 from torch import nn
 
@@ -97,17 +99,18 @@ def _shape(p: nn.Parameter) -> torch.Size:
 
 
 def build(net: nn.Module, settings: Optim) -> Optimizer:
-    """The optimiser of one network: parameters grouped by rule, decay and the net's own `lr_scale`.
+    """The optimiser of one network: parameters grouped by rule, decay and what the net says of their rates.
 
-    A net may have a method `lr_scale(name) -> float`, which the learning rate of that parameter is multiplied
-    by (muP); each group keeps it as `lr_scale`.
+    A net may have methods `lr_scale(name) -> float` (muP) and `step_scale(name) -> float`, which the learning
+    rate of that parameter is multiplied by, the latter under rules whose steps have a size of their own; each
+    group keeps the product as `lr_scale`.
     """
     groups: dict[tuple, list[nn.Parameter]] = {}
     for name, p in net.named_parameters():
         if p.requires_grad:
             rule = "adamw" if settings.name == "muon" and not hidden_matrix(name, p) else settings.name
             decay = settings.weight_decay if decays(name, p) else 0.0
-            groups.setdefault((rule, -decay, lr_scale(net, name)), []).append(p)
+            groups.setdefault((rule, -decay, lr_scale(net, name, rule)), []).append(p)
     shared = {"betas": settings.betas, "eps": settings.eps, "momentum": settings.momentum}
     made = [
         {"params": params, "rule": rule, "weight_decay": -decay, "lr": settings.lr * scale, "lr_scale": scale}
@@ -116,10 +119,14 @@ def build(net: nn.Module, settings: Optim) -> Optimizer:
     return Optimizer([{**group, **shared} for group in made], settings.clamp, settings.ema)
 
 
-def lr_scale(net: nn.Module, name: str) -> float:
-    """What the net multiplies the learning rate of parameter `name` by: 1 for a net that does not say."""
-    scale = getattr(net, "lr_scale", None)
-    return scale(name) if scale else 1.0
+RELATIVE = ("adamw_rms", "adafactor")
+"""Rules whose steps are a share of the parameter's size: what is small by design learns slowly by itself."""
+
+
+def lr_scale(net: nn.Module, name: str, rule: str) -> float:
+    """What the learning rate of parameter `name` is multiplied by: 1 for a net that does not say."""
+    asked = ("lr_scale",) if rule in RELATIVE else ("lr_scale", "step_scale")
+    return math.prod(getattr(net, method)(name) for method in asked if hasattr(net, method))
 
 
 # ---- what cannot be ----------------------------------------------------------------------------------------

@@ -276,6 +276,18 @@ class EncDec(nn.Module):
         """muP for Adam (Yang et al. 2022, table 8): matrices that grow learn 1 / width as fast."""
         return 1 / wider(self.settings) if grows(name) else 1.0
 
+    def step_scale(self, name: str) -> float:
+        """T5's queries learn K**-0.5 as fast as other matrices, its biases by distance K**0.5 times as fast.
+
+        Queries hold the factor that other attention multiplies scores by: a step of the usual size would move
+        T5's scores K**0.5 times as far as theirs, and a bias is a single number where a matrix sums over the
+        width. With steps alike the decoder does not learn where to look (docs/models.md).
+        """
+        if self.settings.style != "t5":
+            return 1.0
+        power = {"q_proj": -0.5, "embed_distances": 0.5}.get(name.split(".")[-2], 0.0)
+        return self.settings.head_dim**power
+
     def encode(self, source: Tensor, source_segments: Tensor | None = None) -> Tensor:
         """What the decoder looks at: source (B, S) -> (B, S, D). None = one document per row."""
         segments = torch.ones_like(source) if source_segments is None else source_segments

@@ -64,8 +64,14 @@ def take_update(problem, objective, phase, nets, rows, optimizer, result):
 def optimizer(problem: Problem, net) -> torch.optim.Optimizer:
     """torch's own, one parameter at a time; the formula as published where torch has none."""
     o = problem.optim
+    scale = getattr(net, "step_scale", lambda name: 1.0)  # T5's queries
     groups = [
-        {"params": [p], "weight_decay": o.weight_decay if decays(name, p) else 0.0, "name": name}
+        {
+            "params": [p],
+            "weight_decay": o.weight_decay if decays(name, p) else 0.0,
+            "lr": o.lr * scale(name),
+            "name": name,
+        }
         for name, p in net.named_parameters()
         if p.requires_grad
     ]

@@ -33,6 +33,9 @@ class Brown:
             "genre",
             description="labelled: paragraphs by genre; or a sentence and, as its pair, one word by tag",
         )
+        window: int | None = Field(
+            None, ge=0, description="label word: of its sentence, so many tokens on each side; None: all"
+        )
         simple: bool = Field(
             True, description="tags without their suffixes (-tl title, -hl headline, + and * compounds)"
         )
@@ -70,13 +73,16 @@ class Brown:
             yield {"id": f"{name}-{start}", "text": text, "label": genre}
 
     def _words(self, name: str, genre: str, sentences) -> Iterator[dict[str, Any]]:
+        around = self.settings.window
         for number, pairs in enumerate(sentences):
-            words = [(word, tag) for word, tag in pairs if any(map(str.isalpha, word))]
-            if len(words) >= MIN_WORDS:
+            places = [i for i, (word, _) in enumerate(pairs) if any(map(str.isalpha, word))]
+            if len(places) >= MIN_WORDS:
                 key = f"{name}-{number}"
-                word, tag = words[hashlib.blake2b(key.encode()).digest()[0] % len(words)]
+                at = places[hashlib.blake2b(key.encode()).digest()[0] % len(places)]
+                near = pairs if around is None else pairs[max(0, at - around) : at + around + 1]
+                word, tag = pairs[at]
                 label = simple(tag) if self.settings.simple else tag
-                yield {"id": key, "text": written(pairs), "pair": word, "label": label}
+                yield {"id": key, "text": written(near), "pair": word, "label": label}
 
 
 def simple(tag: str) -> str:
