@@ -7,7 +7,7 @@ from llmkit.data.sets import text_pairs
 from llmkit.eval.scoring import Reply
 from llmkit.models.beam import search
 from llmkit.models.generate import generate
-from llmkit.tokenizer import chat
+from llmkit.tokenizer import chat, special
 
 ROWS = 64
 """Prompts that are generated for at once. A reply does not depend on which prompts stand beside it."""
@@ -21,7 +21,7 @@ def write(
     `options` are those of `llmkit.models.generate.stream`; with several `beams`, of `beam.search`.
     """
     if hasattr(opened.net, "encode"):
-        options["start"] = [getattr(opened.tokenizer, opened.net.settings.start)]
+        options["start"] = [getattr(opened.tokenizer, opened.net.settings.start), *gap(opened)]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     written: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(order), ROWS):
@@ -34,6 +34,12 @@ def write(
         for i, ids in zip(chosen, some, strict=True):
             written[i] = ids
     return written
+
+
+def gap(opened: Any) -> list[int]:
+    """The sentinel that a net tuned with `data.cloze` finds behind its source and writes first, or nothing."""
+    data = (opened.recipe or {}).get("data") or {}
+    return special.sentinels(opened.tokenizer, 1, "data.cloze")[:1] if data.get("cloze") else []
 
 
 def _cut(opened: Any, prompt: list[int], max_new: int) -> list[int]:
@@ -62,9 +68,10 @@ def continuations(opened: Any, texts: list[str], max_new: int, **options) -> lis
     """
     tokenizer = opened.tokenizer
     if hasattr(opened.net, "encode"):
-        begin = [tokenizer.bos] if opened.net.settings.style == "bart" else []
-        room = opened.net.settings.context - len(begin) - 1
-        prompts = [[*begin, *tokenizer.encode(text)[:room], tokenizer.eos] for text in texts]
+        before = [tokenizer.bos] if opened.net.settings.style == "bart" else []
+        around = (before, [*gap(opened), tokenizer.eos])
+        room = opened.net.settings.context
+        prompts = [text_pairs.source_of(tokenizer.encode(text), room, *around) for text in texts]
     else:
         prompts = [_cut(opened, [tokenizer.bos, *tokenizer.encode(text)], max_new) for text in texts]
     return [tokenizer.decode(ids) for ids in write(opened, prompts, max_new, [tokenizer.eos], **options)]

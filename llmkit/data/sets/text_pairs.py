@@ -10,7 +10,7 @@ from llmkit.config import Section
 from llmkit.data import shapes
 from llmkit.data.pack import IGNORED, best_fit_sides, lay_side, shifted
 from llmkit.data.sets import task_records
-from llmkit.errors import DataError
+from llmkit.errors import ConfigError, DataError
 from llmkit.registry import register
 from llmkit.tokenizer import special
 
@@ -44,6 +44,11 @@ class TextPairs(task_records.TaskRows):
             gt=1,
             description="tokens of a target, a longer one is dropped; None: seq_len, decoder: half",
         )
+        cloze: bool = Field(
+            False,
+            description="encdec: ask as span corruption does: the source ends in a sentinel, and the target "
+            "is what it stands for",
+        )
         overlap: task_records.Overlap = Field("fail", description=task_records.OVERLAP)
         pack: bool = Field(True, description="several pairs in a row, which do not see each other")
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 64}
@@ -55,6 +60,9 @@ class TextPairs(task_records.TaskRows):
         if not two and self._target_len > self.seq_len - 3:
             raise DataError(f"data.target_len: {self._target_len} leaves no room in seq_len={self.seq_len}")
         self.start = settings.start if two else None
+        if settings.cloze and self.start != "pad":
+            raise ConfigError("data.cloze: is for an encoder-decoder with data.start=pad (T5); leave it out")
+        self._gap = special.sentinels(self._tokenizer, 1, "data.cloze")[:1] if settings.cloze else []
         layout = settings.model_dump(mode="json", exclude={"data", "tokenizer", "overlap"})
         self.fingerprint = self._print(layout)
         without = f"no {split} pair fits; raise data.seq_len or data.target_len"
@@ -85,7 +93,7 @@ class TextPairs(task_records.TaskRows):
         for record in records:
             read, written = next(ids), next(ids)
             self.counts["pairs"] += 1
-            labels = [*([bos] if bart else []), *written, eos]
+            labels = [*([bos] if bart else self._gap), *written, eos]
             if not all(side.strip() for side in sides_of(record)):
                 self.counts["dropped_empty"] += 1
             elif len(labels) > self._target_len:
@@ -102,8 +110,9 @@ class TextPairs(task_records.TaskRows):
             asked = prompt(read[:room], bos, eos)
             tokens, shifted_labels = shifted([*asked, *labels], [0] * len(asked) + [1] * len(labels))
             return {"tokens": tokens[:-1], "labels": shifted_labels[:-1]}
-        source = source_of(read, self.seq_len, bos, eos, bart)
-        self.counts["cut"] += len(source) < len(read) + 1 + bart
+        around = ([bos] if bart else [], [*self._gap, eos])
+        source = source_of(read, self.seq_len, *around)
+        self.counts["cut"] += len(source) < len(read) + sum(map(len, around))
         return {
             "source": np.array(source, np.int64),
             "tokens": np.array([start, *labels[:-1]], np.int64),
@@ -127,7 +136,7 @@ def prompt(ids: list[int], bos: int, eos: int) -> list[int]:
     return [bos, *ids, eos]
 
 
-def source_of(ids: list[int], length: int, bos: int, eos: int, bart: bool) -> list[int]:
-    """What an encoder reads, cut to `length`; BART's begins with BOS, as its pretraining does."""
-    before = [bos] if bart else []
-    return [*before, *ids[: length - len(before) - 1], eos]
+def source_of(ids: list[int], length: int, before: list[int], behind: list[int]) -> list[int]:
+    """What an encoder reads, its text cut so that all are `length`: BART's begins with BOS, as its
+    pretraining does; T5's may end in a sentinel."""
+    return [*before, *ids[: length - len(before) - len(behind)], *behind]

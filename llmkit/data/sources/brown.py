@@ -29,13 +29,12 @@ class Brown:
         kind: Literal["tagged", "documents", "labelled"] = Field(
             "tagged", description="sentences and tags, whole texts, or paragraphs labelled with their genre"
         )
-        label: Literal["genre", "word"] = Field(
+        label: Literal["genre", "word", "last_word"] = Field(
             "genre",
-            description="labelled: paragraphs by genre; or a sentence and, as its pair, one word by tag",
+            description="labelled: paragraphs by genre; a sentence and, as its pair, one word by tag; or a "
+            "sentence up to a word by the tag of that word",
         )
-        window: int | None = Field(
-            None, ge=0, description="label word: of its sentence, so many tokens on each side; None: all"
-        )
+        window: int | None = Field(None, ge=0, description="last_word: tokens before it; None: all")
         simple: bool = Field(
             True, description="tags without their suffixes (-tl title, -hl headline, + and * compounds)"
         )
@@ -56,7 +55,8 @@ class Brown:
             name = PurePosixPath(path).name
             sentences = [line.split() for line in content.decode().splitlines() if line.strip()]
             pairs = [[tuple(token.rsplit("/", 1)) for token in sentence] for sentence in sentences]
-            way = "words" if self.kind == "labelled" and self.settings.label == "word" else self.kind
+            one_word = self.kind == "labelled" and self.settings.label != "genre"
+            way = "words" if one_word else self.kind
             yield from getattr(self, f"_{way}")(name, genres[name], pairs)
 
     def _tagged(self, name: str, genre: str, sentences) -> Iterator[dict[str, Any]]:
@@ -73,16 +73,19 @@ class Brown:
             yield {"id": f"{name}-{start}", "text": text, "label": genre}
 
     def _words(self, name: str, genre: str, sentences) -> Iterator[dict[str, Any]]:
-        around = self.settings.window
         for number, pairs in enumerate(sentences):
             places = [i for i, (word, _) in enumerate(pairs) if any(map(str.isalpha, word))]
-            if len(places) >= MIN_WORDS:
-                key = f"{name}-{number}"
-                at = places[hashlib.blake2b(key.encode()).digest()[0] % len(places)]
-                near = pairs if around is None else pairs[max(0, at - around) : at + around + 1]
-                word, tag = pairs[at]
-                label = simple(tag) if self.settings.simple else tag
-                yield {"id": key, "text": written(near), "pair": word, "label": label}
+            if len(places) < MIN_WORDS:
+                continue
+            key = f"{name}-{number}"
+            at = places[hashlib.blake2b(key.encode()).digest()[0] % len(places)]
+            word, tag = pairs[at]
+            label = simple(tag) if self.settings.simple else tag
+            if self.settings.label == "word":
+                yield {"id": key, "text": written(pairs), "pair": word, "label": label}
+            else:
+                start = 0 if self.settings.window is None else max(0, at - self.settings.window)
+                yield {"id": key, "text": written(pairs[start : at + 1]), "label": label}
 
 
 def simple(tag: str) -> str:

@@ -43,5 +43,5 @@ def tokenizer(tmp_path_factory, conversations):
     folder = tmp_path_factory.mktemp("tokenizer")
     text = "\n".join(message["content"] for record in conversations for message in record["messages"])
     data = collected(folder / "documents", [{"id": "all", "text": text}])
-    work(TokenizerSpec(data=data, vocab_size=512, check_lines=1), folder)
+    work(TokenizerSpec(data=data, vocab_size=512, check_lines=1, sentinels=1), folder)
     return str(folder)

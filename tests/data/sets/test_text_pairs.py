@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from llmkit.data.sets.text_pairs import TextPairs
-from llmkit.errors import DataError
+from llmkit.errors import ConfigError, DataError
 from llmkit.tokenizer.vocabulary import Tokenizer
 from tests.data.sets.conftest import collected
 
@@ -48,6 +48,23 @@ def test_labels_are_written_as_text(tmp_path, tokenizer):
         found[loaded.decode(batch["source"][0][batch["source_segments"][0] > 0])] = loaded.decode(said)
     assert found == {"words\nSome words.": "nns", "About money.": "money, sport"}
     assert data.counts["dropped_empty"] == 1
+
+
+def test_a_cloze_asks_as_span_corruption_does(tmp_path, tokenizer):
+    data = opened(tmp_path, PAIRS[:1], tokenizer, cloze=True, seq_len=16)
+    loaded = Tokenizer.load(tokenizer)
+    gap, batch = loaded.specials["<extra_id_0>"], data.batch([(0, 0)])
+    target = [gap, *loaded.encode("cold"), loaded.eos]
+    assert batch["labels"][0][: len(target)].tolist() == target
+    assert batch["tokens"][0][: len(target)].tolist() == [loaded.pad, *target[:-1]]
+    text = loaded.encode(PAIRS[0]["input"])
+    assert batch["source"][0].tolist() == [*text[:14], gap, loaded.eos]
+    assert data.counts["cut"] == (len(text) > 14) == 1
+
+
+def test_a_cloze_is_refused_where_the_decoder_begins_otherwise(tmp_path, tokenizer):
+    with pytest.raises(ConfigError, match="data.cloze"):
+        opened(tmp_path, PAIRS, tokenizer, cloze=True, start="eos")
 
 
 def test_a_decoder_learns_the_target_alone(tmp_path, tokenizer):
