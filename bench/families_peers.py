@@ -259,8 +259,8 @@ def main() -> None:
     print(f"eager; rows of {given.context}; {given.rounds} rounds of {given.steps} steps,")
     print(f"{given.threads} threads, torch {torch.__version__}, {platform.machine()}\n")
     if given.curves:
-        print("| what | steps | loss, mean of the first and last tenth: peer | llmkit | largest difference ", end="")
-        print("| of the peer to itself, nudged |\n|---|---|---|---|---|---|")
+        print("| what | steps | loss, mean of the first and last tenth: peer | llmkit", end=" | ")
+        print("largest difference | of the peer to itself, nudged |\n|---|---|---|---|---|---|")
         with in_float64() if given.double else nullcontext():
             for case in CASES:
                 if given.only in case[0]:

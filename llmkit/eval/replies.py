@@ -37,7 +37,7 @@ def write(
 
 
 def gap(opened: Any) -> list[int]:
-    """The sentinel that a net tuned with `data.cloze` finds behind its source and writes first, or nothing."""
+    """The sentinel that a net tuned with `data.cloze` reads last and writes first; else nothing."""
     data = (opened.recipe or {}).get("data") or {}
     return special.sentinels(opened.tokenizer, 1, "data.cloze")[:1] if data.get("cloze") else []
 

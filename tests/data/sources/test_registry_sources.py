@@ -74,7 +74,9 @@ def test_the_brown_corpus_gives_sentences_texts_and_genres(keep, monkeypatch):
     assert (asked["pair"], asked["label"]) in zip(first["tokens"], first["tags"], strict=True)
     assert asked["pair"].strip("'.`")
     (upto,) = read("labelled", label="last_word", window=2)
-    assert 'The jury can\'t "go to a court'.endswith(f"{upto['text']}") and upto["label"] == asked["label"]
+    assert upto["text"].split()[-1].strip('"') == asked["pair"]
+    assert upto["label"] == asked["label"]
+    assert len(upto["text"].split()) <= 3
 
 
 def test_paragraphs_of_one_id_are_translations(keep, monkeypatch):
