@@ -2,10 +2,10 @@
 
     python bench/gan_table.py OUT [MODEL ...]    prints two Markdown tables (bench/gan_table.md); default: all
 
-16 x 16, batch 64; "seen" counts the real images that d was trained on, so a critic that is stepped five times
-leaves its g a fifth of the steps. Distances are in the features of a recogniser that OUT/recogniser is,
-trained first; class hits are judged by OUT/judge, of another seed and width. 2,500 images of either kind.
-OUT keeps finished runs and the grids: the same command continues.
+16 x 16; "seen" counts the real images that d was trained on, so a critic that is stepped twice leaves its g
+half of the steps, and a smaller batch gives both more. Distances are in the features of a recogniser that
+OUT/recogniser is, trained first; class hits are judged by OUT/judge, of another seed and width. 2,500 images
+of either kind. OUT keeps finished runs and the picture: the same command continues.
 """
 
 import contextlib
