@@ -71,7 +71,7 @@ def slurm(job: Job) -> str:
 # One launcher per node; they meet on the first. `scancel --signal=TERM JOB` stops the run with a checkpoint
 # and exit code 75 (not with --full, which ends srun itself).
 # {LEAD_S} s before the time limit Slurm sends USR1 here: the run stops likewise, and is queued again.
-cd {shlex.quote(str(job.folder))}
+cd {shlex.quote(str(job.folder))} || exit 2
 again=
 trap 'again=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 trap : TERM

@@ -19,7 +19,7 @@ LLMKIT = [sys.executable, "-m", "llmkit"]
 def train(command: list, *words: str) -> subprocess.CompletedProcess:
     line = [*command, "train", *map(str, words), "--device", "cpu"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-8000:]
     return done
 
 
