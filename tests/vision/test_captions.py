@@ -1,6 +1,7 @@
 """Models that are told captions: a set of words, of which they learn what each does to an image."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from llmkit.cli import main
 from llmkit.errors import ConfigError
+from llmkit.eval.metrics import captions
 from llmkit.models.blocks import initialise
 from llmkit.vision.layers import kinds, one_hot, told
 from llmkit.vision.pixel import Pixel
@@ -127,6 +129,17 @@ def test_true_captions_are_told_from_others_and_shuffled_ones_are_not(runs, tmp_
     assert true["accuracy"] > 0.8 > 0.7 > shuffled["accuracy"], (true, shuffled)
     assert true["chance"] == pytest.approx(1 / 3)
     assert true["gain_nats"] > 5 > abs(shuffled["gain_nats"])
+
+
+@torch.no_grad()
+def test_a_black_or_white_pixel_is_not_told_of_grey_neighbours():
+    settings = Pixel.Settings(size=4, channels=1, width=8, layers=2, conditional=True, words=WORDS)
+    net = initialise(Pixel(settings), seed=1).eval()
+    grey = torch.randint(0, 256, (3, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    label = torch.tensor([[1, 3], [2, 0], [4, 1]])
+    black_or_white = SimpleNamespace(images=(grey > 127).to(torch.uint8) * 255)
+    found = [captions._nll(net, images, label) for images in (SimpleNamespace(images=grey), black_or_white)]
+    assert np.array_equal(*found)
 
 
 @pytest.mark.slow

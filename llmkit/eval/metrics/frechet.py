@@ -73,7 +73,8 @@ class Frechet(Metric):
         key = noise.keys(self.settings.seed, self.settings.count, device)
         classes = net.settings.classes if net.settings.conditional else 0
         label = torch.arange(len(key), device=device) % max(1, classes)
-        if self.settings.images.captions and net.settings.conditional:
+        words = getattr(net.settings, "words", None)
+        if net.settings.conditional and (words or self.settings.images.captions):
             told = captioned(self.settings.images, "train", net).labels.to(device)
             label, classes = told[torch.arange(len(key), device=device) % len(told)], 0
         out, right = [], 0
