@@ -1,5 +1,6 @@
 """One way to run any stage: skip what is done, work in a staging directory, rename, leave a manifest."""
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -39,12 +40,16 @@ def perform(
         )
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
+    above = next(folder for folder in staging.absolute().parents if folder.exists())
     staging.mkdir(parents=True)
     start = time.monotonic()
     try:
         result = work(staging)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
+        for made in staging.absolute().parents[: -len(above.parents) - 1]:
+            with contextlib.suppress(OSError):  # others have put something there
+                made.rmdir()
         raise
     lifted = {key: result.pop(key) for key in ("counts", "licences") if key in result}
     facts |= {"seconds": round(time.monotonic() - start, 2), "status": "done", **lifted, "result": result}

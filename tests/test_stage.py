@@ -36,6 +36,16 @@ def test_a_failed_stage_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_failed_stage_leaves_no_folder_that_it_made_and_each_that_was_there(tmp_path):
+    def fails(staging):
+        raise DataError("no")
+
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError):
+        stage.perform("toy", Settings(), tmp_path / "mine" / "a" / "b" / "out", {}, fails)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
 def test_other_settings_are_refused_with_both_columns_and_fresh_moves_aside(tmp_path):
     out = tmp_path / "out"
     stage.perform("v", Settings(), out, {}, make)
