@@ -318,9 +318,13 @@ class Decoder(nn.Module):
             "load": torch.stack([load(r, real) for r in routings]),
         }
 
+    def nll_of(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """`nll` from the last hidden states (B, T, D), for those who need these too."""
+        cap = self.settings.logit_cap
+        return linear_cross_entropy(self._shrunk(hidden), self.output_weight, labels, cap=cap)
+
     def _tail(self, x: Tensor, labels: Tensor) -> Tensor:
-        hidden = self._shrunk(self.norm(x))
-        return linear_cross_entropy(hidden, self.output_weight, labels, cap=self.settings.logit_cap)
+        return self.nll_of(self.norm(x), labels)
 
     def past(self, rows: int, size: int) -> Past:
         """An empty cache for `rows` rows of at most `size` positions, to be passed to `hidden`."""

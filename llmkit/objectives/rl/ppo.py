@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from pydantic import model_validator
 
 from llmkit.config import Field
-from llmkit.models.crossentropy import linear_cross_entropy
 from llmkit.objectives.phase import Phase
 from llmkit.objectives.rl.advantages import gae, whitened
 from llmkit.objectives.rl.policy import PolicyGradient, PolicySettings, labelled, total_moments
@@ -139,7 +138,7 @@ def _values(net, rows):
 def _both(net, rows):
     """(NLL of the labels, values), each (B, T) fp32, of a net with two heads."""
     hidden = net.hidden(rows["tokens"], rows["segments"])
-    nll = linear_cross_entropy(hidden, net.output_weight, rows["labels"])
+    nll = net.nll_of(hidden, rows["labels"])
     with torch.autocast(hidden.device.type, enabled=False):
         values = F.linear(hidden.float(), net.value_head.weight.float())[..., 0]
     return nll, values
