@@ -43,8 +43,13 @@ def heldout(
     if not records:
         raise DataError(f"{path}: no record has {', '.join(needs)}; this metric needs other data")
     if limit and limit < len(records):
-        records = sorted(records, key=lambda r: hashlib.blake2b(str(r["id"]).encode()).digest())[:limit]
+        records = by_hash(records)[:limit]
     return records
+
+
+def by_hash(records: list[dict]) -> list[dict]:
+    """The records in an order of their ids' hashes, in which those of all sources are spread."""
+    return sorted(records, key=lambda r: hashlib.blake2b(str(r["id"]).encode()).digest())
 
 
 def digest(data: bytes) -> str:

@@ -1,9 +1,12 @@
 """Texts that a net writes for an evaluation: replies to chat prompts, continuations of plain text."""
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from llmkit.data.pack import shifted
 from llmkit.data.sets import text_pairs
+from llmkit.errors import ConfigError
 from llmkit.eval.scoring import Reply
 from llmkit.models.beam import search
 from llmkit.models.generate import generate
@@ -11,6 +14,8 @@ from llmkit.tokenizer import chat, special
 
 ROWS = 64
 """Prompts that are generated for at once. A reply does not depend on which prompts stand beside it."""
+CUT = "prompts_cut"
+"""The figure that says how many prompts did not fit into the context whole."""
 
 
 def write(
@@ -42,44 +47,72 @@ def gap(opened: Any) -> list[int]:
     return special.sentinels(opened.tokenizer, 1, "data.cloze")[:1] if data.get("cloze") else []
 
 
-def _cut(opened: Any, prompt: list[int], max_new: int) -> list[int]:
-    """The end of `prompt` that leaves room for `max_new` tokens in the net's context."""
-    return prompt[-max(1, opened.net.settings.context - max_new) :]
+def room(opened: Any, max_new: int, frame: int = 0) -> int:
+    """The tokens of a prompt that a context holds before `max_new` and `frame`; ConfigError if none."""
+    context = opened.net.settings.context
+    if (left := context - max_new - frame) < 1:
+        raise ConfigError(
+            f"max_new: {max_new} leave no room for a prompt in the context of {context} tokens; lower it"
+        )
+    return left
 
 
-def _rendered(opened: Any, prompts: list[list[dict]], max_new: int) -> list[list[int]]:
-    return [
-        _cut(opened, chat.render(opened.tokenizer, prompt, open_reply=True)[0], max_new) for prompt in prompts
-    ]
+def _ends(opened: Any, prompts: list[list[int]], max_new: int, counts: Counter | None) -> list[list[int]]:
+    """Of each of `prompts` the end that leaves room for `max_new` tokens in the net's context."""
+    most = room(opened, max_new)
+    _count(counts, (len(prompt) > most for prompt in prompts))
+    return [prompt[-most:] for prompt in prompts]
 
 
-def replies(opened: Any, prompts: list[list[dict]], max_new: int, **options) -> list[str]:
-    """The assistant's next message after each conversation; greedy unless `options` say otherwise."""
-    ids = write(
-        opened, _rendered(opened, prompts, max_new), max_new, chat.stop_ids(opened.tokenizer), **options
-    )
-    return [opened.tokenizer.decode(reply) for reply in ids]
+def _count(counts: Counter | None, lost: Iterable[bool]) -> None:
+    if counts is not None:
+        counts[CUT] += sum(lost)
 
 
-def continuations(opened: Any, texts: list[str], max_new: int, **options) -> list[str]:
+def _rendered(
+    opened: Any, prompts: list[list[dict]], max_new: int, counts: Counter | None
+) -> list[list[int]]:
+    whole = [chat.render(opened.tokenizer, prompt, open_reply=True)[0] for prompt in prompts]
+    return _ends(opened, whole, max_new, counts)
+
+
+def replies(
+    opened: Any, prompts: list[list[dict]], max_new: int, counts: Counter | None = None, **options
+) -> list[str]:
+    """The assistant's next message after each conversation; greedy unless `options` say otherwise.
+
+    A conversation too long for the context loses its beginning, and is counted under CUT in `counts`.
+    """
+    rendered, stop = _rendered(opened, prompts, max_new, counts), chat.stop_ids(opened.tokenizer)
+    return [opened.tokenizer.decode(ids) for ids in write(opened, rendered, max_new, stop, **options)]
+
+
+def continuations(
+    opened: Any, texts: list[str], max_new: int, counts: Counter | None = None, **options
+) -> list[str]:
     """How the net goes on after each of `texts`, to the end of the document at most.
 
-    An encoder-decoder reads them whole, between the marks that its pretraining puts around a source.
+    A text too long for the context loses its beginning, and is counted as in `replies`. An encoder-decoder
+    reads them between the marks that its pretraining puts around a source; there they lose their end.
     """
     tokenizer = opened.tokenizer
+    spelt = [tokenizer.encode(text) for text in texts]
     if hasattr(opened.net, "encode"):
         before = [tokenizer.bos] if opened.net.settings.style == "bart" else []
         around = (before, [*gap(opened), tokenizer.eos])
-        room = opened.net.settings.context
-        prompts = [text_pairs.source_of(tokenizer.encode(text), room, *around) for text in texts]
+        context = opened.net.settings.context
+        prompts = [text_pairs.source_of(ids, context, *around) for ids in spelt]
+        _count(counts, (len(ids) + sum(map(len, around)) > context for ids in spelt))
     else:
-        prompts = [_cut(opened, [tokenizer.bos, *tokenizer.encode(text)], max_new) for text in texts]
+        prompts = _ends(opened, [[tokenizer.bos, *ids] for ids in spelt], max_new, counts)
     return [tokenizer.decode(ids) for ids in write(opened, prompts, max_new, [tokenizer.eos], **options)]
 
 
-def drawn(opened: Any, prompts: list[list[dict]], max_new: int, seed: int) -> list[Reply]:
+def drawn(
+    opened: Any, prompts: list[list[dict]], max_new: int, seed: int, counts: Counter | None = None
+) -> list[Reply]:
     """Replies drawn at temperature 1 from the whole distribution, stop token included, ready to score."""
-    rendered, stop = _rendered(opened, prompts, max_new), set(chat.stop_ids(opened.tokenizer))
+    rendered, stop = _rendered(opened, prompts, max_new, counts), set(chat.stop_ids(opened.tokenizer))
     out = []
     for prompt, ids in zip(
         rendered, write(opened, rendered, max_new, [], temperature=1.0, seed=seed), strict=True
@@ -89,13 +122,17 @@ def drawn(opened: Any, prompts: list[list[dict]], max_new: int, seed: int) -> li
     return out
 
 
-def written(opened: Any, texts: list[str], max_new: int, **options) -> list[str]:
-    """What a net that was fine-tuned on pairs of texts writes for each of `texts`."""
+def written(
+    opened: Any, texts: list[str], max_new: int, counts: Counter | None = None, **options
+) -> list[str]:
+    """What a net that was fine-tuned on pairs of texts writes for each of `texts`.
+
+    One too long for the context loses its end, as in training, and is counted as in `replies`.
+    """
     tokenizer, net = opened.tokenizer, opened.net
     if hasattr(net, "encode"):
-        return continuations(opened, texts, max_new, **options)
-    room = max(1, net.settings.context - max_new - 2)
-    prompts = [
-        text_pairs.prompt(tokenizer.encode(text)[:room], tokenizer.bos, tokenizer.eos) for text in texts
-    ]
+        return continuations(opened, texts, max_new, counts, **options)
+    most, spelt = room(opened, max_new, frame=2), [tokenizer.encode(text) for text in texts]
+    _count(counts, (len(ids) > most for ids in spelt))
+    prompts = [text_pairs.prompt(ids[:most], tokenizer.bos, tokenizer.eos) for ids in spelt]
     return [tokenizer.decode(ids) for ids in write(opened, prompts, max_new, [tokenizer.eos], **options)]

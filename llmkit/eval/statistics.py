@@ -6,6 +6,7 @@ Every draw is keyed by a name, so the same results always give the same interval
 import hashlib
 import math
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,23 +53,48 @@ def bootstrap(values, weights=None, key: str = "", draws: int = DRAWS) -> Interv
     error already.
     """
     values = np.asarray(values, dtype=np.float64)
-    weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
     if values.size == 0:
         return Interval(math.nan, math.nan, math.nan)
-    sums, rng, means = values * weights, keyed("bootstrap", key), []
-    block = max(1, 1_000_000 // values.size)
-    for start in range(0, draws, block):
-        chosen = rng.integers(0, values.size, (min(block, draws - start), values.size))
-        means.append(sums[chosen].sum(1) / weights[chosen].sum(1))
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return Interval(float(sums.sum() / weights.sum()), float(low), float(high))
+    return _interval([Ratio.of(values, weights)], key, draws)
 
 
-def paired(after, before, weights=None, key: str = "") -> Interval:
-    """Bootstrap of mean(after - before) over the same samples in the same order: what they share cancels."""
+def paired(after, before, weights=None, key: str = "", weights_before=None) -> Interval:
+    """Bootstrap of mean(after) - mean(before), the same samples in the same order: what they share cancels.
+
+    The means are weighted by `weights` (n,), that of `before` by `weights_before` where the two differ.
+    """
     after, before = np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64)
     assert after.shape == before.shape, "paired samples come in pairs"
-    return bootstrap(after - before, weights, f"paired {key}")
+    if weights_before is None:
+        return bootstrap(after - before, weights, f"paired {key}")
+    return _interval([Ratio.of(after, weights), Ratio.of(before, weights_before)], f"paired {key}", DRAWS)
+
+
+class Ratio(NamedTuple):
+    """A weighted mean by its parts, (n,) each: what is summed over what."""
+
+    sums: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray, weights) -> "Ratio":
+        weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
+        return cls(values * weights, weights)
+
+    def at(self, chosen) -> np.ndarray:
+        """The mean over the samples `chosen` (..., n) -> (...)."""
+        return self.sums[chosen].sum(-1) / self.weights[chosen].sum(-1)
+
+
+def _interval(ratios: list[Ratio], key: str, draws: int) -> Interval:
+    """The first mean, or by how much it is above the second, over `draws` resamplings of both together."""
+    size, rng, found = ratios[0].sums.size, keyed("bootstrap", key), []
+    differ = lambda chosen: ratios[0].at(chosen) - sum(other.at(chosen) for other in ratios[1:])  # noqa: E731
+    block = max(1, 1_000_000 // size)
+    for start in range(0, draws, block):
+        found.append(differ(rng.integers(0, size, (min(block, draws - start), size))))
+    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
+    return Interval(float(differ(slice(None))), float(low), float(high))
 
 
 def sign_test(differences) -> float:

@@ -14,9 +14,12 @@ from pydantic import Field
 from llmkit import manifest, registry
 from llmkit.config import Component, Quick, Section
 from llmkit.errors import CheckpointError, ConfigError
+from llmkit.eval.records import digest
 
-FOLDERS = ("data", "before", "reference")
+FOLDERS = ("data", "before", "reference", "extractor")
 """Settings of metrics that name directories."""
+FILES = ("text", "train_text")
+"""Settings of metrics that name a file of one."""
 
 
 class Suite(Section):
@@ -36,6 +39,9 @@ class Suite(Section):
         named = {"ckpt": self.ckpt}
         for label, task in self.tasks.items():
             named |= {f"{label}.{key}": value for key, value in task if key in FOLDERS and value}
+            named |= {
+                f"{label}.{key}": str(Path(value).parent) for key, value in task if key in FILES and value
+            }
         return {label: folder for label, folder in named.items() if (Path(folder) / manifest.NAME).is_file()}
 
 
@@ -59,6 +65,7 @@ def work(settings: Suite, out: Path) -> dict[str, Any]:
             "headline": metric.headline,
             "better": metric.better,
             "seconds": round(time.monotonic() - start, 2),
+            **_heldout(metric.settings),
             **measured.figures,
         }
         _write_rows(out / "results" / f"{label}.jsonl", measured.rows)
@@ -67,6 +74,12 @@ def work(settings: Suite, out: Path) -> dict[str, Any]:
     manifest.write_json(out / "report.json", report)
     show(report)
     return report
+
+
+def _heldout(settings: Section) -> dict[str, str]:
+    """A digest of the held-out records that a metric reads, for `llmkit compare`."""
+    path = Path(getattr(settings, "data", "")) / "heldout.jsonl"
+    return {"heldout": digest(path.read_bytes())} if path.is_file() else {}
 
 
 def _open(ckpt: str, head: str, device: str):

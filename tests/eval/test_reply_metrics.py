@@ -1,20 +1,24 @@
 """Exact match, reply loss, preference, reward accuracy and samples on real, tiny models."""
 
+import copy
+import dataclasses
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
 from llmkit.data.sets.pairs import render_reply
-from llmkit.errors import DataError
+from llmkit.errors import ConfigError, DataError
 from llmkit.eval import records, replies, scoring
 from llmkit.eval.metrics.exact_match import ExactMatch
 from llmkit.eval.metrics.preference import Preference
 from llmkit.eval.metrics.reply_loss import ReplyLoss
 from llmkit.eval.metrics.reward_accuracy import RewardAccuracy, judge
 from llmkit.eval.metrics.samples import Samples
+from llmkit.eval.metrics.verified import Verified
 from llmkit.eval.scoring import Reply, k3
 
 
@@ -191,3 +195,68 @@ def test_sources_of_one_family_are_also_counted_together():
     assert found["tasks"] == [0, 2, 3]
     assert found["tasks/sum"] == [0, 3]
     assert found.keys() == {*names, "tasks"}
+
+
+def narrow(opened, context: int):
+    """`opened` with another context."""
+    net = copy.copy(opened.net)
+    net.settings = net.settings.model_copy(update={"context": context})
+    return dataclasses.replace(opened, net=net)
+
+
+def asked(world) -> list[list[dict]]:
+    return [record["messages"][:-1] for record in records.heldout(str(world / "chats"), ("answer",))]
+
+
+def test_prompts_that_lose_their_beginning_are_counted(opened, world):
+    prompts = asked(world)
+    sizes = sorted(len(replies.chat.render(opened.tokenizer, p, open_reply=True)[0]) for p in prompts)
+    small = narrow(opened, sizes[-3] + 4)
+    cut = sum(size > sizes[-3] for size in sizes)
+    assert cut > 0
+    data, counts = str(world / "chats"), Counter()
+    replies.replies(small, prompts, 4, counts)
+    assert counts == {"prompts_cut": cut}
+    found = ExactMatch(ExactMatch.Settings(data=data, max_new=4, before=str(world / "run"))).measure(small)
+    assert (found.figures["prompts_cut"], found.figures["prompts_cut_before"]) == (cut, 0)
+    settings = {"data": data, "verifier": {"name": "exact"}, "max_new": 4, "limit": 0}
+    assert Verified(Verified.Settings.model_validate(settings)).measure(small).figures["prompts_cut"] == cut
+    shown = Samples(Samples.Settings(prompts=["peace " * 40, "law"], max_new=4)).measure(small)
+    assert shown.figures["prompts_cut"] == 1
+
+
+def test_replies_that_leave_no_room_for_a_prompt_are_refused(opened, world):
+    for write, prompts in ((replies.replies, asked(world)), (replies.written, ["law"])):
+        with pytest.raises(ConfigError, match="max_new: 96 leave no room for a prompt in the context of 96"):
+            write(opened, prompts, 96)
+
+
+def test_pairs_that_do_not_fit_are_counted(opened, scorer, world):
+    _, chosen, rejected = heldout_pairs(opened, world)
+    longest = [max(len(a.tokens), len(b.tokens)) for a, b in zip(chosen, rejected, strict=True)]
+    context = sorted(longest)[-3]
+    left_out, data = sum(size > context for size in longest), str(world / "pairs")
+    assert left_out > 0
+    found = RewardAccuracy(RewardAccuracy.Settings(data=data)).measure(narrow(scorer, context)).figures
+    assert (found["too_long"], found["pairs"]) == (left_out, len(longest) - left_out)
+    settings = Preference.Settings(data=data, before=str(world / "run"), max_new=2, kl_prompts=1)
+    assert Preference(settings).measure(narrow(opened, context)).figures["too_long"] == left_out
+
+
+def test_the_prompts_behind_kl_are_spread_over_the_sources(opened, world, tmp_path):
+    """Without a limit records come source by source; the first ones alone would be of one source."""
+    lines = (world / "pairs" / "heldout.jsonl").read_text().splitlines()
+    rows = [json.loads(line) | {"source": "ab"[2 * i // len(lines)]} for i, line in enumerate(lines)]
+    (tmp_path / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn, kept = replies.drawn, []
+
+    def keep(opened, prompts, *args):
+        kept.extend(prompts)
+        return drawn(opened, prompts, *args)
+
+    settings = Preference.Settings(data=str(tmp_path), before=str(world / "run"), max_new=2, kl_prompts=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmkit.eval.metrics.preference.drawn", keep)
+        assert Preference(settings).measure(opened).figures["kl_prompts"] == 8
+    sources = Counter(row["source"] for row in rows if row["prompt"] in kept)
+    assert set(sources) == {"a", "b"}

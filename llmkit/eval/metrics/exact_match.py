@@ -1,5 +1,6 @@
 """Greedy replies to held-out prompts that have one right answer, compared as strings."""
 
+from collections import Counter
 from typing import Literal
 
 import numpy as np
@@ -39,18 +40,23 @@ class ExactMatch(Metric):
         s = self.settings
         asked = records.heldout(s.data, ("messages", "answer"), s.sources, s.limit)
         prompts = [record["messages"][:-1] for record in asked]
-        said = replies.replies(opened, prompts, s.max_new)
+        counts: Counter = Counter({replies.CUT: 0})
+        said = replies.replies(opened, prompts, s.max_new, counts)
         right = np.array(
             [matches(reply, record["answer"]) for reply, record in zip(said, asked, strict=True)]
         )
         sources = records.by_source(asked)
-        figures = part(right) | {"by_source": {name: part(right[mine]) for name, mine in sources.items()}}
+        figures = (
+            part(right) | counts | {"by_source": {name: part(right[mine]) for name, mine in sources.items()}}
+        )
         if s.before:
-            earlier = replies.replies(opened_before(s.before, opened), prompts, s.max_new)
+            then: Counter = Counter({replies.CUT: 0})
+            earlier = replies.replies(opened_before(s.before, opened), prompts, s.max_new, then)
             was = [matches(reply, record["answer"]) for reply, record in zip(earlier, asked, strict=True)]
             gain = paired(right, was, key=s.data)
             figures |= {
                 "exact_match_before": sum(was) / len(was),
+                f"{replies.CUT}_before": then[replies.CUT],
                 "gain_ci95": [gain.low, gain.high],
                 "mcnemar_p": mcnemar(right, was),
             }

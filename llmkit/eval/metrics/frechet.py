@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from llmkit.config import Field, Section
+from llmkit.data.order import subset
 from llmkit.data.sets.images import Images
 from llmkit.errors import ConfigError
 from llmkit.eval.metric import Measured, Metric
@@ -45,7 +46,8 @@ class Frechet(Metric):
         train, heldout = (self._real(extractor.net, split, device) for split in ("train", "heldout"))
         fake, hits = self._fake(opened.net, extractor.net, device)
         kid, spread = metrics.kernel_distance(train, fake)
-        precision, recall = metrics.precision_recall(train[:CLOUD], fake[:CLOUD])
+        clouds = (some[subset(len(some), CLOUD)] for some in (train, fake))
+        precision, recall = metrics.precision_recall(*clouds)
         right = self._accuracy(extractor.net, device)
         figures = {
             "frechet": metrics.frechet(moments(train), moments(fake)),
@@ -76,7 +78,7 @@ class Frechet(Metric):
         words = getattr(net.settings, "words", None)
         if net.settings.conditional and (words or self.settings.images.captions):
             told = captioned(self.settings.images, "train", net).labels.to(device)
-            label, classes = told[torch.arange(len(key), device=device) % len(told)], 0
+            label, classes = told[spread(len(told), len(key))], 0
         out, right = [], 0
         for keys, labels in zip(key.split(BATCH), label.split(BATCH), strict=True):
             images = (net.sample(keys, labels) * 255).round() / 255
@@ -92,6 +94,11 @@ class Frechet(Metric):
         parts = zip(held.images.split(BATCH), held.labels.split(BATCH), strict=True)
         right = sum(int((net(x.to(device).float() / 255).argmax(1).cpu() == y).sum()) for x, y in parts)
         return right / len(held)
+
+
+def spread(n: int, count: int) -> torch.Tensor:
+    """`count` places of range(n), all as often as each other, or from all over it: a folder is in order."""
+    return torch.arange(count) % n if count >= n else torch.from_numpy(subset(n, count))
 
 
 def captioned(settings: Images.Settings, split: Literal["train", "heldout"], net) -> Images:

@@ -9,13 +9,14 @@ kl                    KL(after || reference) per token of replies drawn from the
                       by the k3 estimator (scoring.divergence)
 """
 
+from collections import Counter
 from typing import Literal
 
 from llmkit.config import Field, Section
 from llmkit.eval import records, scoring
 from llmkit.eval.before import opened_before
 from llmkit.eval.metric import Measured, Metric
-from llmkit.eval.replies import drawn
+from llmkit.eval.replies import CUT, drawn
 from llmkit.eval.statistics import bootstrap, mcnemar, paired, wilson
 from llmkit.registry import register
 
@@ -47,6 +48,7 @@ class Preference(Metric):
         before = opened_before(s.before, opened)
         reference = opened_before(s.reference, opened) if s.reference else before
         pairs = records.heldout(s.data, ("prompt", "chosen", "rejected"), s.sources, s.limit)
+        asked = len(pairs)
         pairs, chosen, rejected = scoring.pairs(opened, pairs)
         now, was = (PairLogProbs.of(side.net, chosen, rejected) for side in (opened, before))
         held = was if reference is before else PairLogProbs.of(reference.net, chosen, rejected)
@@ -64,6 +66,7 @@ class Preference(Metric):
             "chosen_logprob_change": float((now.chosen - was.chosen).sum() / now.tokens.sum()),
             "pairs": len(pairs),
             "samples": len(pairs),
+            "too_long": asked - len(pairs),
             "by_source": {
                 name: {
                     "accuracy_before": float(was.right[mine].mean()),
@@ -78,16 +81,17 @@ class Preference(Metric):
         return Measured(figures, rows)
 
     def _kl(self, opened, reference, pairs) -> dict:
-        prompts = list({str(pair["prompt"]): pair["prompt"] for pair in pairs}.values())[
-            : self.settings.kl_prompts
-        ]
-        replies = drawn(opened, prompts, self.settings.max_new, self.settings.seed)
+        different = list({str(pair["prompt"]): pair["prompt"] for pair in records.by_hash(pairs)}.values())
+        prompts, counts = different[: self.settings.kl_prompts], Counter({CUT: 0})
+        replies = drawn(opened, prompts, self.settings.max_new, self.settings.seed, counts)
         total, tokens = scoring.divergence(opened.net, reference.net, replies)
         interval = bootstrap(total / tokens, tokens, key="kl")
         return {
             "kl": interval.value,
             "kl_ci95": [interval.low, interval.high],
             "kl_tokens": int(tokens.sum()),
+            "kl_prompts": len(prompts),
+            f"kl_{CUT}": counts[CUT],
         }
 
 

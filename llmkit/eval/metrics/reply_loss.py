@@ -51,6 +51,7 @@ class ReplyLoss(Metric):
             "tokens": int(tokens.sum()),
             "samples": len(replies),
             "too_long": len(rendered) - len(replies),
+            "tokenizer": opened.tokenizer.fingerprint[:12],
         }
         if s.before:
             earlier, _ = scoring.log_probs(opened_before(s.before, opened).net, replies)

@@ -33,11 +33,13 @@ class RewardAccuracy(Metric):
     def measure(self, opened):
         s = self.settings
         pairs = records.heldout(s.data, ("prompt", "chosen", "rejected"), s.sources, s.limit)
+        asked = len(pairs)
         pairs, chosen, rejected = scoring.pairs(opened, pairs)
         gap = scoring.scores(opened.net, chosen) - scoring.scores(opened.net, rejected)
         longer = np.array([len(pair["chosen"]) - len(pair["rejected"]) for pair in pairs])
         sources = records.by_source(pairs)
         figures = judge(gap, longer) | {
+            "too_long": asked - len(pairs),
             "by_source": {name: judge(gap[mine], longer[mine]) for name, mine in sources.items()},
         }
         rows = [

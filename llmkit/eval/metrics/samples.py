@@ -1,5 +1,6 @@
 """Texts that the net writes, for people to read: the same prompts and draws for every checkpoint."""
 
+from collections import Counter
 from typing import Literal
 
 from llmkit.config import Field, Section
@@ -31,6 +32,9 @@ class Samples(Metric):
         s = self.settings
         write = replies.replies if s.chat else replies.continuations
         prompts = [[{"role": "user", "content": prompt}] for prompt in s.prompts] if s.chat else s.prompts
-        texts = write(opened, prompts, s.max_new, temperature=s.temperature, top_p=s.top_p, seed=s.seed)
+        counts: Counter = Counter({replies.CUT: 0})
+        options = {"temperature": s.temperature, "top_p": s.top_p, "seed": s.seed}
+        texts = write(opened, prompts, s.max_new, counts, **options)
         shown = [{"prompt": prompt, "text": text} for prompt, text in zip(s.prompts, texts, strict=True)]
-        return Measured({"texts": len(shown), "chat": s.chat, "samples": len(shown), "written": shown})
+        figures = {"texts": len(shown), "chat": s.chat, "samples": len(shown), **counts, "written": shown}
+        return Measured(figures)

@@ -1,5 +1,6 @@
 """The mean verified score of replies to held-out prompts: what reinforcement learning is meant to raise."""
 
+from collections import Counter
 from typing import Annotated, Literal
 
 import numpy as np
@@ -37,12 +38,13 @@ class Verified(Metric):
         verifier = Contained(s.verifier)
         asked = records.heldout(s.data, ("messages", *verifier.verifier.needs), s.sources, s.limit)
         try:
-            after, failed = self._scores(opened, asked, verifier)
-            figures = {**part(after, s.data), "failed": failed, "samples_each": self._each}
+            after, counts = self._scores(opened, asked, verifier)
+            figures = {**part(after, s.data), **counts, "samples_each": self._each}
             if s.before:
-                before, _ = self._scores(opened_before(s.before, opened), asked, verifier)
+                before, counts = self._scores(opened_before(s.before, opened), asked, verifier)
                 gain = paired(after, before, key=s.data)
                 figures |= {"verified_before": float(before.mean()), "gain": gain.value}
+                figures |= {f"{key}_before": n for key, n in counts.items()}
                 figures["gain_ci95"] = [gain.low, gain.high]
         finally:
             verifier.close()
@@ -56,15 +58,19 @@ class Verified(Metric):
     def _each(self) -> int:
         return self.settings.samples if self.settings.temperature else 1
 
-    def _scores(self, opened, asked, verifier) -> tuple[np.ndarray, int]:
-        """(N,) mean score of each prompt's replies, and how many replies the verifier failed on."""
+    def _scores(self, opened, asked, verifier) -> tuple[np.ndarray, Counter]:
+        """(N,) mean score of each prompt's replies; counts of failed replies and of prompts cut."""
         s, each = self.settings, self._each
         repeated = [record for record in asked for _ in range(each)]
         prompts = [unanswered(record["messages"]) for record in repeated]
-        said = replies.replies(opened, prompts, s.max_new, temperature=s.temperature, seed=s.seed)
+        counts: Counter = Counter({replies.CUT: 0})
+        options = {"temperature": s.temperature, "seed": s.seed}
+        said = replies.replies(opened, prompts, s.max_new, counts, **options)
+        counts[replies.CUT] //= each
         verifier.failures.clear()
         scores = verifier.scores(list(zip(said, repeated, strict=True)))
-        return np.array(scores).reshape(-1, each).mean(1), sum(verifier.failures.values())
+        counts["failed"] = sum(verifier.failures.values())
+        return np.array(scores).reshape(-1, each).mean(1), counts
 
 
 def unanswered(messages: list[dict]) -> list[dict]:

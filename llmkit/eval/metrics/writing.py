@@ -4,6 +4,7 @@ chrF and BLEU of all held-out texts are sacrebleu's, with the signature; ROUGE i
 Beside them stands what copying the input would score: translations share names and numbers with it.
 """
 
+from collections import Counter
 from typing import Literal
 
 import numpy as np
@@ -43,7 +44,8 @@ class Writing(Metric):
         pairs = records.heldout(s.data, keys, limit=s.limit)
         read_, wanted = map(list, zip(*map(sides_of, pairs), strict=True))
         options = {"beams": s.beams} if s.beams > 1 else {}
-        said = replies.written(opened, read_, s.max_new, **options)
+        counts: Counter = Counter({replies.CUT: 0})
+        said = replies.written(opened, read_, s.max_new, counts, **options)
         chrf, bleu = scores_of()
         each, copied = (
             np.array([chrf.sentence_score(a, [b]).score for a, b in zip(texts, wanted, strict=True)])
@@ -62,6 +64,7 @@ class Writing(Metric):
             "exact_match": float(np.mean([a.strip() == b.strip() for a, b in zip(said, wanted)])),
             "signature": str(chrf.get_signature()),
             "samples": len(pairs),
+            **counts,
             "beams": s.beams,
         }
         if s.rouge:

@@ -38,7 +38,8 @@ class WrittenLabel(Metric):
         _, known = read(s.data, "train", ("labelled",))
         asked = records.heldout(s.data, ("text", "label"), limit=s.limit)
         texts, wanted = zip(*map(sides_of, asked), strict=True)
-        said = [text.strip() for text in replies.written(opened, list(texts), s.max_new)]
+        counts: Counter = Counter({replies.CUT: 0})
+        said = [text.strip() for text in replies.written(opened, list(texts), s.max_new, counts)]
         right = np.array([a == b for a, b in zip(said, wanted, strict=True)])
         ruled = np.array([a == b for a, b in zip(rule(known, asked), wanted, strict=True)])
         margin = paired(right, ruled, key="rule")
@@ -51,6 +52,7 @@ class WrittenLabel(Metric):
             "above_rule_ci95": [margin.low, margin.high],
             "is_a_label": float(np.mean([text in labels for text in said])),
             "samples": len(asked),
+            **counts,
         }
         say(f"written_label: {figures['accuracy']:.1%} right, the rule {figures['rule']:.1%}")
         rows = [
