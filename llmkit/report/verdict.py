@@ -11,6 +11,7 @@ NAMES = {
     "kn2": "Kneser-Ney bigram",
     "kn3": "Kneser-Ney trigram",
     "kn4": "Kneser-Ney 4-gram",
+    "hmm": "hidden Markov model",
 }
 """What the baselines are called."""
 

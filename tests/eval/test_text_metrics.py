@@ -74,6 +74,17 @@ def test_baselines_see_the_training_text_and_are_ranked(opened, world):
     assert found["baseline_train_bytes"] == len(raw.encode())
 
 
+def test_a_hidden_markov_model_is_a_baseline_where_one_is_asked_for(opened, world):
+    data = world / "data"
+    settings = {"text": str(data / "heldout.txt"), "baselines": True, "train_text": str(data / "train.jsonl")}
+    found = BitsPerByte(BitsPerByte.Settings(**settings, hmm_states=2)).measure(opened).figures
+    assert found["hmm"]["states"] == 2
+    assert found["hmm"]["rounds"] > 1
+    assert found["hmm"]["train_tokens"] <= found["baseline_train_tokens"]
+    assert "hmm" in found["beats"] + found["loses_to"]
+    assert found["baseline"]["hmm"] < found["baseline"]["unigram"]
+
+
 def test_unusable_texts_are_named(opened, tmp_path):
     def measure(**settings):
         return BitsPerByte(BitsPerByte.Settings(**settings)).measure(opened)

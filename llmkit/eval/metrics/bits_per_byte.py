@@ -1,4 +1,4 @@
-"""How well a net predicts raw text: bits per byte and perplexities, beside compressors and n-gram models.
+"""How well a net predicts raw text: bits per byte and perplexities, beside compressors and classical models.
 
     text ─► one string of ids: BOS t1 t2 ... tN ─► disjoint windows of W targets, each with one token of carry
             inputs  BOS t1 .. tW-1 │ tW ..          (lm-eval's rolling log-likelihood, stride = window)
@@ -17,7 +17,7 @@ import torch
 
 from llmkit.config import Field, Section
 from llmkit.errors import ConfigError
-from llmkit.eval import compressors, records, scoring
+from llmkit.eval import compressors, hmm, records, scoring
 from llmkit.eval.metric import Measured, Metric
 from llmkit.eval.ngram import KneserNey
 from llmkit.eval.statistics import bootstrap
@@ -45,6 +45,9 @@ class BitsPerByte(Metric):
         )
         baseline_mib: int = Field(
             16, gt=0, description="at most so many MiB of train_text are shown to the baselines"
+        )
+        hmm_states: int = Field(
+            0, ge=0, description="states of a hidden Markov model among the baselines; 0: none"
         )
         max_bytes: int | None = Field(
             None, gt=0, description="measure only the first bytes of the text; default: all"
@@ -92,12 +95,18 @@ class BitsPerByte(Metric):
         log2 = KneserNey(np.array(train), tokenizer.vocab_size).log2_probs(ids, start=1)
         for order, name in enumerate(("unigram", "kn2", "kn3", "kn4"), 1):
             bits[name] = float(-log2[order].sum() / size)
+        states, more = self.settings.hmm_states, {}
+        if states:
+            hidden = hmm.fit(np.array(train), tokenizer.vocab_size, states)
+            bits["hmm"] = float(-hidden.log2_probs(ids, start=1).sum() / size)
+            more = {"hmm": {"states": states, "rounds": len(hidden.rounds), "train_tokens": hidden.fitted_to}}
         return {
             "baseline": bits,
             "beats": [name for name, value in bits.items() if model < value],
             "loses_to": [name for name, value in bits.items() if model >= value],
             "baseline_train_bytes": len(raw),
             "baseline_train_tokens": len(train),
+            **more,
         }
 
 
