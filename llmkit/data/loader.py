@@ -1,4 +1,4 @@
-"""From a step number to the micro-batches of this rank, prepared one step ahead by a thread.
+"""From a step number to the micro-batches of this rank; with a GPU a thread prepares them one step ahead.
 
     sample = before(step) * draws + draw * rows + (micro * world + rank) * micro_rows + j
 
@@ -25,12 +25,23 @@ class Loader:
     `rows` is the global number of rows of a step (per draw), or how it grows; `micro_rows` the most that one
     micro-batch holds. A dataset may have an `order(seed)` of its own, and `groups` of row ids to be evaluated
     apart. `ledger` is told which rows each step was given.
+
+    `ahead`: prepare the next step in a thread while this one is computed. Without a GPU that is slower: the
+    thread takes a core, and the GIL, from the threads of torch that compute.
     """
 
     ledger = None
 
     def __init__(
-        self, dataset, rows: int | Growth, micro_rows: int, rank: int, world: int, seed: int, draws: int = 1
+        self,
+        dataset,
+        rows: int | Growth,
+        micro_rows: int,
+        rank: int,
+        world: int,
+        seed: int,
+        draws: int = 1,
+        ahead: bool | None = None,
     ):
         self.dataset = dataset
         self.growth = rows if isinstance(rows, Growth) else Growth(rows)
@@ -39,7 +50,8 @@ class Loader:
         self.world = world
         self.draws = draws
         self._seed = seed
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        ahead = torch.cuda.is_available() if ahead is None else ahead
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader") if ahead else None
         self._ahead: tuple[int, Future] | None = None
 
     @functools.cached_property
@@ -59,11 +71,8 @@ class Loader:
         return micros
 
     def group(self, step: int) -> list[Batch]:
-        """The micro-batches of `step`, draw by draw; starts on those of the next."""
-        if self._ahead is None or self._ahead[0] != step:
-            self._prepare(step)
-        ready = self._ahead[1].result()
-        self._prepare(step + 1)
+        """The micro-batches of `step`, draw by draw."""
+        ready = self._prepared(step) if self._thread else self._make(step)
         if self.ledger:
             self.ledger.note(step, ((s, self._order.row(s)) for micro in self.samples(step) for s in micro))
         return ready
@@ -90,7 +99,16 @@ class Loader:
 
     def close(self) -> None:
         """Stop the thread; what it has prepared is dropped."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        if self._thread:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _prepared(self, step: int) -> list[Batch]:
+        """The batches of `step` from the thread, which starts on those of the next."""
+        if self._ahead is None or self._ahead[0] != step:
+            self._prepare(step)
+        ready = self._ahead[1].result()
+        self._prepare(step + 1)
+        return ready
 
     def _prepare(self, step: int) -> None:
         self._ahead = step, self._thread.submit(self._make, step)

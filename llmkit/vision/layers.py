@@ -67,9 +67,23 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.in_channels == 1:  # the layout of one channel alone takes a kernel that is four times slower
-            return super().forward(x)
+        if self.in_channels == 1 and x.device.type == "cpu":
+            return of_patches(x, self.weight, self.bias, self.stride, self.padding)
         return self._conv_forward(x, self.weight.contiguous(memory_format=torch.channels_last), self.bias)
+
+
+def of_patches(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]):
+    """conv2d of maps x (B, 1, Y, X) with weight (O, 1, k, l), as one product: (B, O, Y', X').
+
+    oneDNN's kernels for a single channel are slow backwards, and lay its result out in another way than
+    the layers that follow.
+    """
+    (down, right), (above, left) = stride, padding
+    outputs, _, height, width = weight.shape
+    padded = F.pad(x[:, 0], (left, left, above, above))
+    patches = padded.unfold(1, height, down).unfold(2, width, right)  # (B, Y', X', k, l), not copied yet
+    out = F.linear(patches.flatten(3), weight.view(outputs, -1), bias)
+    return out.permute(0, 3, 1, 2)
 
 
 DOUBLING = ((4, 4), (2, 2), (1, 1))

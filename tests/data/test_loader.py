@@ -42,10 +42,11 @@ def test_an_epoch_is_every_row_once():
     assert sorted(row for step in range(5) for row in seen(loader.group(step))) == list(range(50))
 
 
-def test_a_jump_to_a_later_step_is_what_walking_there_gives():
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_jump_to_a_later_step_is_what_walking_there_gives(ahead):
     walked = Loader(Numbers(50), 10, 4, 0, 1, seed=5)
     steps = [seen(walked.group(step)) for step in range(8)]
-    resumed = Loader(Numbers(50), 10, 4, 0, 1, seed=5)
+    resumed = Loader(Numbers(50), 10, 4, 0, 1, seed=5, ahead=ahead)
     assert [seen(resumed.group(step)) for step in (6, 7)] == steps[6:]
 
 
@@ -78,10 +79,11 @@ def test_heldout_batches_are_the_same_rows_on_any_number_of_ranks(max_rows):
     assert len(one) == min(23, max_rows or 23)
 
 
-def test_an_error_in_the_dataset_reaches_the_caller():
+@pytest.mark.parametrize("ahead", [True, False])
+def test_an_error_in_the_dataset_reaches_the_caller(ahead):
     class Broken(Numbers):
         def batch(self, rows):
             raise ValueError("row 3 is broken")
 
     with pytest.raises(ValueError, match="row 3 is broken"):
-        Loader(Broken(5), 2, 2, 0, 1, seed=0).group(0)
+        Loader(Broken(5), 2, 2, 0, 1, seed=0, ahead=ahead).group(0)

@@ -22,3 +22,14 @@ def test_values_and_gradients_are_those_of_torch(kind, inputs, channels):
         weigh = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
         found.append([y, *torch.autograd.grad((y * weigh).sum(), (x, layer.weight, layer.bias))])
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [((3, 3), 1, 1), ((2, 5), (3, 2), (0, 2)), (1, 1, 0)])
+def test_patches_of_any_shape_are_convolved_as_torch_does(kernel, stride, padding):
+    torch.manual_seed(0)
+    ours = layers.Conv2d(1, 4, kernel, stride, padding).double()
+    x = torch.randn(2, 1, 7, 9, dtype=torch.float64)
+    wanted = nn.functional.conv2d(x, ours.weight, ours.bias, stride, padding)
+    found = ours(x)
+    assert torch.allclose(found, wanted, atol=1e-12)
+    assert found.is_contiguous(memory_format=torch.channels_last)
