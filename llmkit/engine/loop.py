@@ -26,9 +26,7 @@ def train(steps, lr_factor, objective, backend, data, evaluator, saver, meter, g
         guard.heed(objective, done, done == steps, saver.newest)
         saver.save(done, figures, last=halt is not None or done == steps)
         if halt:
-            raise Stopped(
-                f"stopped at step {done} of {steps} ({halt}); the same command continues from there"
-            )
+            raise Stopped(stop.told(done, steps, halt, objective.warning, saver.newest()))
 
 
 def take_update(objective: Objective, phase, backend, group, meter, guard):

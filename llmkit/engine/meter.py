@@ -32,6 +32,7 @@ class Meter:
         self.tokens = 0  # useful ones, over the whole run and all ranks; saved with the checkpoint
         self._uncounted: torch.Tensor | int = 0
         self.seconds = 0.0  # of training, before this process
+        self.skips = 0  # steps skipped before this process
         self.metrics: Metrics | None = None
         self.bar: Bar | None = None
         self._first: int | None = None
@@ -120,11 +121,16 @@ class Meter:
         self._uncounted = 0
 
     def state(self) -> dict[str, float]:
-        """What the checkpoint keeps: useful tokens (as of the last `count`), and seconds of training."""
-        return {"tokens": self.tokens, "seconds": self.seconds + self._elapsed()}
+        """What the checkpoint keeps: useful tokens (as of the last `count`), seconds of training, skips."""
+        return {
+            "tokens": self.tokens,
+            "seconds": self.seconds + self._elapsed(),
+            "skipped": self.skipped(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.tokens, self.seconds = state["tokens"], state["seconds"]
+        self.skips = state.get("skipped", 0)
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._started if self._first is not None else 0.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from llmkit import dist
-from llmkit.log import say
+from llmkit.log import say, warn
 
 
 class Profile:
@@ -19,6 +19,7 @@ class Profile:
         self.first, self.last = map(int, span.split(":")) if span else (-1, -1)
         self.folder = folder
         self._running: torch.profiler.profile | None = None
+        self._due = span is not None
 
     def begin(self, step: int) -> None:
         """To be called before every step."""
@@ -28,12 +29,16 @@ class Profile:
                 kinds.append(torch.profiler.ProfilerActivity.CUDA)
             self._running = torch.profiler.profile(activities=kinds, profile_memory=True, with_flops=True)
             self._running.start()
+            self._due = False
         if step == self.last:
             self.close()
 
     def close(self) -> None:
-        """Stop and write, if it is running."""
+        """Stop and write, if it is running; say so if its steps have not come."""
         if self._running is None:
+            if self._due:
+                warn(f"run.profile: no step of {self.first}:{self.last} began here; nothing was profiled")
+            self._due = False
             return
         self._running.stop()
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -42,10 +42,6 @@ class Run(Section):
     time_limit_s: float | None = Field(
         None, gt=0, description="seconds of training before a checkpointed stop"
     )
-    changeable: ClassVar[tuple[str, ...]] = (
-        "steps", "tokens", "log_every", "eval_every", "eval_rows", "save_every", "save_in_background", "keep",
-        "max_skips", "max_failed_saves", "time_limit_s", "ledger", "profile",
-    )  # fmt: skip
     quick_values: ClassVar[dict[str, Any]] = {
         "steps": 20, "tokens": None, "log_every": 5, "eval_every": 10, "eval_rows": 16, "save_every": 10,
     }  # fmt: skip

@@ -26,7 +26,7 @@ from llmkit.engine.schedule import factor
 from llmkit.engine.start import Start
 from llmkit.engine.stop import Stop
 from llmkit.errors import ConfigError
-from llmkit.log import Metrics, say
+from llmkit.log import Metrics, say, warn
 from llmkit.models import adapter, size
 from llmkit.models.heads import build
 
@@ -52,6 +52,7 @@ class _Run:
         self.objective = registry.find("objective", recipe.objective.name)(recipe.objective)
         self.backend = _backend(self.settled)
         self.optims = {phase.net: recipe.optim.of(phase.net) for phase in self.objective.phases}
+        _meant(recipe, self.objective, self.optims)
         self.backend.refuse(self.objective, self.settled)
         for settings in self.optims.values():
             optim.check(settings, self.settled)
@@ -126,10 +127,11 @@ class _Run:
             if start and (begun == 0 or not trained or recipe.adapter):  # a resumed run has what it trains
                 start.fill(backend, net, resumed=trained and begun > 0)
         if self.settled.compile == "on":
-            _compile(backend)
+            _compile(backend, asked=recipe.parallel.compile == "on")
         steps = recipe.run.steps
         meter.open(Metrics(self.out, begun) if dist.rank() == 0 else None)
         guard, stop = Guard(recipe.run.max_skips), Stop(recipe.run.time_limit_s)
+        guard.skipped = meter.skips
         meter.skipped = lambda: guard.skipped
         meter.planned = functools.partial(_planned, recipe, self.settled)
         batches = heldout.groups(recipe.run.eval_rows)
@@ -166,12 +168,20 @@ class _Run:
             backend.close()
 
     def _nets(self, objective) -> dict[str, torch.nn.Module]:
+        quiet = False
+
         def make(head: str = "lm", net: str = "", outputs: int | None = None, **changes):
+            nonlocal quiet
+            quiet = quiet or changes.get("dropout") == 0.0
             model = self.starts[net].model if net in self.starts else self.recipe.model
             with torch.device("meta"):
                 return build(model.model_copy(update=changes), head, outputs)
 
-        return adapt.put_on(objective.build(make), objective, self.recipe.adapter)
+        nets, on = objective.build(make), self.recipe.adapter
+        for key, section in (("model", self.recipe.model), ("adapter", on)):
+            if quiet and getattr(section, "dropout", 0.0) and dist.rank() == 0:
+                warn(f"{key}.dropout: {self.recipe.objective.name} trains without; it is 0 in this run")
+        return adapt.put_on(nets, objective, on.model_copy(update={"dropout": 0.0}) if on and quiet else on)
 
     def _loaders(self, objective, backend):
         from llmkit.data.loader import Loader
@@ -274,6 +284,20 @@ def resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
     return recipe.model_copy(update=changes)
 
 
+def _meant(recipe: TrainRecipe, objective, trained) -> None:
+    """ConfigError for settings that mean nothing to `objective`, whose nets `trained` are."""
+    if unknown := sorted(set(recipe.optim.nets) - set(trained)):
+        raise ConfigError(
+            f"optim.nets.{unknown[0]}: {recipe.objective.name} trains no such net; it trains "
+            f"{', '.join(trained)}"
+        )
+    if recipe.run.best and len(objective.phases) > 1 and "/" not in objective.metric:
+        raise ConfigError(
+            f"run.best: no held-out figure of {recipe.objective.name} says which checkpoint is the best; "
+            "leave it out"
+        )
+
+
 DATA_TELLS = ("vocab_size", "size", "channels", "classes", "words")
 """Settings of models that may be left out: the dataset's attribute of the same name is taken."""
 LABELS_TELL = ("labels", "several")
@@ -360,12 +384,16 @@ def _backend(settled):
     return Zero
 
 
-def _compile(backend) -> None:
+def _compile(backend, asked: bool) -> None:
+    """Compile what the nets offer. ConfigError if that was `asked` for and none of them offers anything."""
+    able = [net for net in backend.nets.values() if type(net).compile is not torch.nn.Module.compile]
+    if asked and not able:
+        names = ", ".join(type(net).__name__ for net in backend.nets.values())
+        raise ConfigError(f"parallel.compile: on, but nothing in {names} can be compiled; leave it out")
     for name in ("torch._dynamo", "torch._higher_order_ops"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for net in backend.nets.values():
-        if type(net).compile is not torch.nn.Module.compile:
-            net.compile()
+    for net in able:
+        net.compile()
 
 
 def describe(backend) -> str:

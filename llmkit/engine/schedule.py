@@ -3,6 +3,8 @@
 import math
 from typing import Literal
 
+from pydantic import model_validator
+
 from llmkit.config import Field, Section
 
 
@@ -17,6 +19,15 @@ class Schedule(Section):
     final_frac: float = Field(
         0.1, ge=0, le=1, description="the factor at the last step; not for constant and inverse_sqrt"
     )
+
+    @model_validator(mode="after")
+    def _room(self):
+        if self.name == "wsd" and self.warmup_frac + self.decay_frac > 1:
+            raise ValueError(
+                f"decay_frac: {self.decay_frac} begins before the warm-up of {self.warmup_frac} is over; "
+                "lower one of them"
+            )
+        return self
 
 
 def factor(schedule: Schedule, step: int, steps: int) -> float:

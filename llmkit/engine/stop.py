@@ -27,6 +27,13 @@ class Stop:
             return self.asked or None
         return "another rank was asked to" if dist.sums({"stop": bool(self.asked)})["stop"] else None
 
+    def told(self, done: int, steps: int, why: str, warning: str, newest) -> str:
+        """The last line of a run that stops; one whose objective warns was not saved (Saver.save)."""
+        where = "there"
+        if warning:
+            where = f"{newest or 'its beginning'}, since nothing is saved while objective.{warning}"
+        return f"stopped at step {done} of {steps} ({why}); the same command continues from {where}"
+
     def close(self) -> None:
         """Listen no more; but a process that ends on request must not be cut short by another SIGTERM."""
         for number, handler in self._before.items():

@@ -87,6 +87,9 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 
 
+GANS = ("gan", "class_norm", "dcgan", "vaegan", "stylegan", "stylegan3", "sngan")
+
+
 def archive(folder: Path) -> Path:
     """40 blurred blots, 8 x 8, of four classes."""
     path = folder / "blots.npz"
@@ -107,7 +110,7 @@ def recipe(data: str, out: str, kind: str, **overrides: Any) -> TrainRecipe:
         "data": {"name": "images", "source": data},
         "batch": {"rows": 8, "micro_rows": 4},
         "schedule": {"name": "constant", "warmup_frac": 0.0},
-        "optim": {"lr": 1e-3, "eps": 1e-5, "clip": 0, "nets": {"g": {"ema": 0.9}}},
+        "optim": {"lr": 1e-3, "eps": 1e-5, "clip": 0, "nets": {"g": {"ema": 0.9}} if kind in GANS else {}},
         "parallel": {"backend": "ddp", "precision": "fp32", "compile": "off", "threads": 1, "timeout_s": 20},
     }
     return config.resolve(

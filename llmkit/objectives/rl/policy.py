@@ -198,7 +198,7 @@ class PolicyGradient(Objective):
             "length": batch["length"].sum(),
             "ended": batch["ended"].sum(),
             "repeated": batch["repeated"].sum(),
-            "failed": batch["failed"],
+            "failed": batch["failed"] / (self.settings.epochs if torch.is_grad_enabled() else 1),
             "reward": batch["reward"].sum(),
             "reward_square": batch["reward"].square().sum(),
         }

@@ -1,0 +1,99 @@
+"""Settings that would mean nothing to a run end it or are said; counts go on where they were."""
+
+import numpy as np
+import pytest
+
+from llmkit.engine import run
+from llmkit.engine.profile import Profile
+from llmkit.engine.stop import Stop
+from llmkit.errors import ConfigError
+from llmkit.models.adapter import Adapter
+from tests.checkpoint import small
+from tests.vision import small as vision
+
+
+@pytest.fixture
+def data(tmp_path) -> str:
+    return str(vision.archive(tmp_path))
+
+
+def test_optimiser_settings_of_a_net_that_is_not_trained_are_refused(tmp_path):
+    settings = {"optim__nets": {"critic": {"lr": 1e-4}}}
+    with pytest.raises(ConfigError, match=r"optim\.nets\.critic: toygan trains no such net; it trains d, g"):
+        run.train(small.recipe(str(tmp_path / "run"), "toygan", **settings), "cpu")
+    with pytest.raises(ConfigError, match=r"optim\.nets\.reference: dpo trains no such net; it trains model"):
+        run.train(small.recipe(str(tmp_path / "run"), "dpo", optim__nets={"reference": {"lr": 1.0}}), "cpu")
+
+
+def test_a_best_checkpoint_is_refused_where_no_figure_says_which_that_is(tmp_path, data):
+    with pytest.raises(ConfigError, match=r"run\.best: no held-out figure of gan says which"):
+        run.train(vision.recipe(data, str(tmp_path / "run"), "gan", run__best=True), "cpu")
+    out = tmp_path / "vae"
+    run.train(vision.recipe(data, str(out), "vae", run__best=True, run__steps=2), "cpu")
+    assert (out / "best.json").exists()
+
+
+def test_compiling_is_refused_where_nothing_can_be_compiled(tmp_path, data):
+    asked = {"parallel__compile": "on"}
+    with pytest.raises(ConfigError, match=r"parallel\.compile: on, but nothing in Vae can be compiled"):
+        run.train(vision.recipe(data, str(tmp_path / "run"), "vae", **asked), "cpu")
+
+
+def test_dropout_that_a_preference_loss_does_without_is_said(tmp_path, capsys):
+    run.train(small.recipe(str(tmp_path / "run"), "dpo", run__steps=1, model__dropout=0.1), "cpu")
+    assert "warning: model.dropout: dpo trains without; it is 0 in this run" in capsys.readouterr().err
+
+
+def test_an_adapters_dropout_is_none_where_its_net_has_none(tmp_path, capsys):
+    """Noise in the policy alone would stand in its difference to the reference."""
+    base, out = str(tmp_path / "base"), str(tmp_path / "run")
+    run.train(small.recipe(base, "causal", run__steps=1), "cpu")
+    ends = []
+    for dropout in (0.0, 0.5):
+        adapter = Adapter(rank=2, dropout=dropout).model_dump()
+        settings = {"init": base, "adapter": adapter, "run__steps": 3, "optim__lr": 0.1}
+        run.train(small.recipe(f"{out}{dropout}", "dpo", **settings), "cpu")
+        ends.append(small.digest(small.newest(f"{out}{dropout}")))
+    assert ends[0] == ends[1]
+    assert "adapter.dropout: dpo trains without" in capsys.readouterr().err
+
+
+def test_skipped_steps_are_counted_over_the_whole_run(tmp_path):
+    settings = {"data__poison": {5: "nan"}, "run__steps": 4}
+    run.train(small.recipe(str(tmp_path), **settings), "cpu")
+    assert small.lines(tmp_path)[-1]["skipped"] == 1
+    run.train(small.recipe(str(tmp_path), **{**settings, "run__steps": 6}), "cpu")
+    assert [line["skipped"] for line in small.lines(tmp_path)][-2:] == [1, 1]
+
+
+def test_a_run_that_stops_without_a_checkpoint_says_where_it_goes_on():
+    stop = Stop(None)
+    try:
+        assert stop.told(7, 9, "SIGTERM", "", "x").endswith("continues from there")
+        told = stop.told(7, 9, "SIGTERM", "stop.kl: KL of 3", "step_00000004")
+        assert told.endswith(
+            "continues from step_00000004, since nothing is saved while objective.stop.kl: KL of 3"
+        )
+    finally:
+        stop.close()
+
+
+def test_a_profile_of_steps_that_do_not_come_is_said(tmp_path, capsys):
+    profile = Profile("50:52", tmp_path)
+    for step in range(3):
+        profile.begin(step)
+    profile.close()
+    assert "run.profile: no step of 50:52 began here; nothing was profiled" in capsys.readouterr().err
+
+
+def test_a_decay_that_begins_before_the_warm_up_is_over_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"schedule: decay_frac: 0\.6 begins before the warm-up of 0\.5"):
+        small.recipe(str(tmp_path), schedule={"name": "wsd", "warmup_frac": 0.5, "decay_frac": 0.6})
+
+
+def test_images_seen_a_second_are_those_of_all_draws(tmp_path, data):
+    """Two critic updates a step take 8 rows each."""
+    out = tmp_path / "run"
+    run.train(vision.recipe(data, str(out), "gan", run__steps=2), "cpu")
+    seen = [line["images_per_s"] * line["step_s"] for line in small.lines(out)]
+    assert np.allclose(seen, 16)
