@@ -147,7 +147,7 @@ class MixedOrder:
 
 def _tokens(part) -> int:
     """Tokens of all rows of a dataset: its own word for it, or full rows."""
-    return getattr(part, "num_tokens", None) or len(part) * part.seq_len
+    return getattr(part, "num_tokens", None) or part.counts.get("tokens") or len(part) * part.seq_len
 
 
 def _most(epochs: float | None, rows: int) -> int | None:

@@ -11,6 +11,7 @@ from llmkit.data.sets.mixture import Mixture
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.errors import ConfigError
 from tests.data.conftest import paragraphs, sharded
+from tests.data.sets.conftest import collected
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,21 @@ def test_the_tokens_that_a_run_reads_are_in_the_proportion_of_the_weights(parts)
         label = next(label for label, group in mixture.groups.items() if row in group)
         seen[label] += int((mixture.batch([(sample, row)])["labels"] >= 0).sum())
     assert seen["a"] / sum(seen.values()) == pytest.approx(0.7, abs=0.001)
+
+
+def test_the_tokens_of_chats_are_in_the_proportion_of_the_weights_however_full_their_rows(
+    tmp_path, tokenizer_dir, conversations
+):
+    """One part is packed, rows of the other are mostly padding."""
+    chats = {"name": "conversations", "data": collected(tmp_path / "chats", conversations)}
+    chats |= {"tokenizer": str(tokenizer_dir), "seq_len": 256}
+    mixture = opened({"a": chats, "b": {**chats, "pack": False}}, weights={"a": 1.0, "b": 1.0})
+    order, seen = mixture.order(1), {"a": 0, "b": 0}
+    for sample in range(4 * len(mixture.parts["b"])):
+        row = order.row(sample)
+        label = next(label for label, group in mixture.groups.items() if row in group)
+        seen[label] += int((mixture.batch([(sample, row)])["segments"] > 0).sum())
+    assert seen["a"] / sum(seen.values()) == pytest.approx(0.5, abs=0.05)
 
 
 def test_rows_come_back_in_the_order_in_which_they_were_asked_for(parts):
