@@ -14,6 +14,7 @@ Every record has its id, its source and its licence (a name such as CC-BY-4.0, o
 Conversations end with a message of the assistant, prompts with one of the user.
 """
 
+from collections import Counter
 from typing import Any, Literal
 
 from llmkit.data.clean import clean
@@ -126,6 +127,17 @@ def _tidy_messages(messages: Any, last: str) -> tuple[Any, str | None]:
     if not tidied or tidied[-1]["role"] != last:
         return messages, f"no_message_of_{last}"
     return tidied, None
+
+
+def numbered(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`records`, where an id that comes again has a number behind it: two sources may use the same ids."""
+    times: Counter = Counter()
+    for record in records:
+        name = record.get("id")
+        times[name] += 1
+        if times[name] > 1:
+            record["id"] = f"{name}#{times[name]}"
+    return records
 
 
 def prompt(kind: str, record: dict[str, Any]) -> str:

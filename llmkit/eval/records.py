@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmkit.data.shapes import numbered
 from llmkit.errors import DataError
 
 
@@ -33,7 +34,7 @@ def heldout(
     With a `limit`, the hash of the id decides: the same records every time, spread over all sources.
     """
     path = Path(folder) / "heldout.jsonl"
-    records = list(read_jsonl(path))
+    records = numbered(list(read_jsonl(path)))
     if unknown := set(sources or ()) - {record.get("source") for record in records}:
         known = ", ".join(sorted({str(record.get("source")) for record in records}))
         raise DataError(f"{path}: holds no source {sorted(unknown)[0]!r}; known: {known}")

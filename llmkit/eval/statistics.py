@@ -82,8 +82,9 @@ class Ratio(NamedTuple):
         return cls(values * weights, weights)
 
     def at(self, chosen) -> np.ndarray:
-        """The mean over the samples `chosen` (..., n) -> (...)."""
-        return self.sums[chosen].sum(-1) / self.weights[chosen].sum(-1)
+        """The mean over the samples `chosen` (..., n) -> (...); NaN where they weigh nothing."""
+        weights = self.weights[chosen].sum(-1)
+        return np.where(weights > 0, self.sums[chosen].sum(-1) / np.where(weights > 0, weights, 1), np.nan)
 
 
 def _interval(ratios: list[Ratio], key: str, draws: int) -> Interval:
@@ -93,8 +94,11 @@ def _interval(ratios: list[Ratio], key: str, draws: int) -> Interval:
     block = max(1, 1_000_000 // size)
     for start in range(0, draws, block):
         found.append(differ(rng.integers(0, size, (min(block, draws - start), size))))
-    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
-    return Interval(float(differ(slice(None))), float(low), float(high))
+    value, means = float(differ(slice(None))), np.concatenate(found)
+    if math.isnan(value):
+        return Interval(value, value, value)
+    low, high = np.quantile(means[~np.isnan(means)], [0.025, 0.975])  # a draw of nothing says nothing
+    return Interval(value, float(low), float(high))
 
 
 def sign_test(differences) -> float:

@@ -26,6 +26,13 @@ def test_the_bootstrap_of_a_weighted_mean_weights_its_value_too():
     assert bootstrap([1.0, 3.0], weights=[3.0, 1.0]).value == 1.5
 
 
+def test_draws_of_samples_that_weigh_nothing_leave_the_interval_alone():
+    """One sentence in four has entities: most resamplings of four have some, a third has none."""
+    found = bootstrap([0.5, 0.0, 0.0, 0.0], weights=[4, 0, 0, 0])
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+    assert np.isnan(bootstrap([0.0, 0.0], weights=[0, 0]).value)
+
+
 def test_pairing_removes_what_both_systems_share():
     draw = np.random.default_rng(4)
     difficulty = draw.normal(0, 10, 300)

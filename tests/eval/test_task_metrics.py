@@ -1,5 +1,6 @@
 """What the suites of fine-tuned tasks say of nets that were trained for a moment."""
 
+import json
 import random
 
 import numpy as np
@@ -94,6 +95,17 @@ def test_a_tagger_stands_beside_the_most_frequent_tag_of_each_word(trained):
     assert metric.headline == "f1"
     values, weights = ([row[key] for row in measured.rows] for key in ("value", "weight"))
     assert measured.figures["f1"] == pytest.approx(np.average(values, weights=weights))
+
+
+def test_records_of_two_sources_with_one_id_are_measured_each_by_itself(trained):
+    root = trained("tag", "tagged")
+    once = json.loads((root / "data" / "heldout.jsonl").open().readline())
+    again = {**once, "tokens": once["tokens"][:3], "tags": once["tags"][:3]}
+    (root / "data" / "heldout.jsonl").write_text(json.dumps(once) + "\n" + json.dumps(again) + "\n")
+    metric = Tagging(Tagging.Settings(data=str(root / "data"), overlap="keep"))
+    measured = metric.measure(open_model(root / "run", "tag"))
+    assert measured.figures["words"] == len(once["tokens"]) + 3
+    assert {row["id"] for row in measured.rows} == {once["id"], f"{once['id']}#2"}
 
 
 def test_a_mean_over_sentences_weighted_by_entities_is_the_f1_of_all():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmkit import manifest
-from llmkit.data import preflight
+from llmkit.data import preflight, shapes
 from llmkit.data.preflight import Preflight
 from llmkit.errors import DataError
 from llmkit.tokenizer.vocabulary import Tokenizer
@@ -22,7 +22,7 @@ def read_records(folder: str, split: str, kind: str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; make it with: llmkit data collect kind={kind} ...")
     with open(path, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
+        records = shapes.numbered([json.loads(line) for line in file])
     if not records:
         raise DataError(f"{path}: holds no {kind}; collect more, or change heldout_frac")
     return records
