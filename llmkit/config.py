@@ -23,10 +23,16 @@ from llmkit.errors import ConfigError
 
 
 class Section(BaseModel):
-    """A frozen group of settings that takes no unknown key. `quick_values` is what `quick=true` writes."""
+    """A frozen group of settings that takes no unknown key. `quick_values` is what `quick=true` writes.
+
+    `only_with` says of settings that another one decides if they are read at all: {"sigma": ("likelihood",
+    "gaussian")}, that one and its values that do; {"r1_every": ("r1",)}, any that is on. `model.` before it
+    means the recipe's model.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     quick_values: ClassVar[dict[str, Any]] = {}
+    only_with: ClassVar[dict[str, tuple[str, ...]]] = {}
 
 
 _open: set[str] = set()
@@ -305,6 +311,19 @@ def dump(section: Section) -> str:
     return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, width=110, allow_unicode=True)
 
 
+def unread(section: Section, model: Section | None = None) -> dict[str, str]:
+    """{setting that was changed though nothing reads it: what it is only for}, by `only_with`."""
+    out = {}
+    for key, (other, *values) in section.only_with.items():
+        holder, name = (model, other[6:]) if other.startswith("model.") else (section, other)
+        if holder is None or getattr(section, key) == type(section).model_fields[key].default:
+            continue
+        found = getattr(holder, name, None)
+        if found not in values if values else not found:
+            out[key] = f"{other}={' or '.join(values)}" if values else other
+    return out
+
+
 def differences(old: dict, new: dict, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """`{dotted key: (old, new)}` wherever two plain trees differ."""
     out = {}
@@ -319,5 +338,5 @@ def differences(old: dict, new: dict, prefix: str = "") -> dict[str, tuple[Any, 
 
 __all__ = [
     "Any", "ClassVar", "Component", "Field", "Literal", "Section",
-    "differences", "dump", "load", "locate", "override", "parse_yaml", "read", "resolve",
+    "differences", "dump", "load", "locate", "override", "parse_yaml", "read", "resolve", "unread",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from llmkit import adapted, dist, manifest, registry
+from llmkit import adapted, config, dist, manifest, registry
 from llmkit.checkpoint.runstate import RunDir, recorded
 from llmkit.data.order import Growth
 from llmkit.engine import adapt, columns, loop, optim, probe
@@ -58,11 +58,14 @@ class _Run:
             optim.check(settings, self.settled)
             probe.check(self.backend, settings, self.settled)
         self.start = Start(recipe.init) if recipe.init else None
+        stated = recipe.model is not None
         if recipe.model is None:
             recipe = recipe.model_copy(update={"model": self.start.model})
         elif hasattr(recipe.model, "begun"):  # a model around the one that the run starts from
             model = recipe.model.begun(self.start.model if self.start else None)
             recipe = recipe.model_copy(update={"model": model})
+        if dist.rank() == 0:
+            _say_unread(recipe, stated)
         self.train_set = registry.find("dataset", recipe.data.name)(recipe.data, "train", recipe.run.seed)
         self.heldout_set = registry.find("dataset", recipe.data.name)(recipe.data, "heldout", recipe.run.seed)
         self.recipe = resolved(recipe, self.train_set)
@@ -296,6 +299,14 @@ def _meant(recipe: TrainRecipe, objective, trained) -> None:
             f"run.best: no held-out figure of {recipe.objective.name} says which checkpoint is the best; "
             "leave it out"
         )
+
+
+def _say_unread(recipe: TrainRecipe, stated: bool) -> None:
+    """Name the settings that were changed and that nothing reads; of the model, if the recipe `stated` it."""
+    parts = {"objective": recipe.objective, "data": recipe.data, "schedule": recipe.schedule}
+    for where, section in {**({"model": recipe.model} if stated else {}), **parts}.items():
+        for key, only in config.unread(section, recipe.model).items():
+            warn(f"{where}.{key}: is read with {only} alone; it has no effect here")
 
 
 DATA_TELLS = ("vocab_size", "size", "channels", "classes", "words")

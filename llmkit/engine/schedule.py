@@ -20,6 +20,8 @@ class Schedule(Section):
         0.1, ge=0, le=1, description="the factor at the last step; not for constant and inverse_sqrt"
     )
 
+    only_with = {"decay_frac": ("name", "wsd"), "final_frac": ("name", "cosine", "linear", "wsd")}
+
     @model_validator(mode="after")
     def _room(self):
         if self.name == "wsd" and self.warmup_frac + self.decay_frac > 1:

@@ -77,6 +77,7 @@ class Settings(Section):
     recompute: Literal["none", "selective", "full"] = Field(
         "none", description="activation checkpointing: selective keeps matrix products, full keeps nothing"
     )
+    only_with = {"rope_theta": ("positions", "rope"), "experts_per_token": ("experts",)}
     quick_values: ClassVar[dict] = {
         "width": 32, "layers": 2, "heads": 2, "kv_heads": None, "head_dim": None, "mlp_dim": None,
         "context": 128,

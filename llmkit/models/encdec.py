@@ -81,6 +81,7 @@ class Settings(Section):
     recompute: Literal["none", "selective", "full"] = Field(
         "none", description="activation checkpointing: selective keeps matrix products, full keeps nothing"
     )
+    only_with = {"buckets": ("style", "t5"), "max_distance": ("style", "t5")}
     quick_values: ClassVar[dict] = {
         "width": 32, "layers": 2, "decoder_layers": None, "heads": 2, "head_dim": None, "mlp_dim": None,
         "context": 128,

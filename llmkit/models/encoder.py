@@ -70,6 +70,11 @@ class Settings(Section):
     recompute: Literal["none", "selective", "full"] = Field(
         "none", description="activation checkpointing: selective keeps matrix products, full keeps nothing"
     )
+    only_with = {
+        "rope_theta": ("style", "modernbert"),
+        "local_theta": ("window",),
+        "global_every": ("window",),
+    }
     quick_values: ClassVar[dict] = {"width": 32, "layers": 2, "heads": 2, "mlp_dim": None, "context": 128}
 
     @model_validator(mode="before")

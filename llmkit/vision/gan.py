@@ -41,6 +41,7 @@ class Settings(Section):
     size: int | None = Field(None, gt=0, description="height and width; default: the data's")
     channels: int | None = Field(None, gt=0, description="1 or 3; default: the data's")
     classes: int | None = Field(None, ge=0, description="number of classes; default: the data's")
+    only_with = {"class_in": ("conditional",), "norm": ("net", "dcgan", "resnet")}
     quick_values: ClassVar[dict[str, Any]] = {"width": 8, "latent_dim": 8}
 
 

@@ -18,6 +18,7 @@ from llmkit.vision.layers import kinds
 class Settings(Section):
     """Of every autoregressive model of images."""
 
+    only_with = {"components": ("likelihood", "mixture")}
     likelihood: Literal["bernoulli", "mixture"] = Field(
         "bernoulli", description="binarised grey pixels, or 256 levels by logistic mixtures"
     )

@@ -41,6 +41,7 @@ class Vae(nn.Module):
         words: tuple[str, ...] | None = Field(
             None, description="words of the captions that it is told in place of classes; default: the data's"
         )
+        only_with = {"sigma": ("likelihood", "gaussian")}
         quick_values: ClassVar[dict[str, Any]] = {"width": 16, "latent_dim": 4}
 
     def __init__(self, settings: Settings):

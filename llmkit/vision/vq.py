@@ -138,6 +138,7 @@ class Vq(nn.Module):
         sigma: float = Field(1.0, gt=0, description="standard deviation of the gaussian, on [0, 1]")
         size: int | None = Field(None, gt=0, description="height and width; default: the data's")
         channels: int | None = Field(None, gt=0, description="1 or 3; default: the data's")
+        only_with = {"sigma": ("likelihood", "gaussian")}
         quick_values: ClassVar[dict[str, Any]] = {"width": 8, "codes": 16, "code_dim": 4}
 
     def __init__(self, settings: Settings):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from llmkit import registry
 from llmkit.engine import run
 from llmkit.engine.profile import Profile
 from llmkit.engine.stop import Stop
@@ -89,6 +90,39 @@ def test_a_profile_of_steps_that_do_not_come_is_said(tmp_path, capsys):
 def test_a_decay_that_begins_before_the_warm_up_is_over_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"schedule: decay_frac: 0\.6 begins before the warm-up of 0\.5"):
         small.recipe(str(tmp_path), schedule={"name": "wsd", "warmup_frac": 0.5, "decay_frac": 0.6})
+
+
+def test_settings_that_nothing_reads_are_named(tmp_path, data, capsys):
+    asked = {"model__sigma": 0.5, "schedule__decay_frac": 0.1, "data__fit": "pad", "run__steps": 1}
+    run.train(vision.recipe(data, str(tmp_path / "run"), "vae", **asked), "cpu")
+    said = capsys.readouterr().err
+    for line in (
+        "model.sigma: is read with likelihood=gaussian alone; it has no effect here",
+        "schedule.decay_frac: is read with name=wsd alone; it has no effect here",
+        "data.fit: is read with size alone; it has no effect here",
+    ):
+        assert f"warning: {line}" in said
+    run.train(vision.recipe(data, str(tmp_path / "vq"), "vq", objective__decay=0.9, run__steps=1), "cpu")
+    said = capsys.readouterr().err
+    assert said == (
+        "warning: objective.decay: is read with model.codebooks=average alone; it has no effect here\n"
+    )
+
+
+@pytest.mark.parametrize("kind", ["model", "objective", "dataset"])
+def test_what_decides_if_a_setting_is_read_is_a_setting_with_such_values(kind):
+    """`only_with` is written by hand: its names and values are those of fields."""
+    models = [registry.find("model", name).Settings for name in registry.names("model")]
+    for name in registry.names(kind):
+        section = registry.find(kind, name).Settings
+        for key, (other, *values) in section.only_with.items():
+            assert key in section.model_fields
+            holders = models if other.startswith("model.") else [section]
+            fields = [
+                m.model_fields[f] for m in holders if (f := other.removeprefix("model.")) in m.model_fields
+            ]
+            assert fields
+            assert all(value in str(field.annotation) for field in fields for value in values)
 
 
 def test_images_seen_a_second_are_those_of_all_draws(tmp_path, data):

@@ -51,6 +51,7 @@ class TextPairs(task_records.TaskRows):
         )
         overlap: task_records.Overlap = Field("fail", description=task_records.OVERLAP)
         pack: bool = Field(True, description="several pairs in a row, which do not see each other")
+        only_with = {"start": ("net", "encdec")}
         quick_values: ClassVar[dict[str, Any]] = {"seq_len": 64}
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):

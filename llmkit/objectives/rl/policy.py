@@ -71,6 +71,13 @@ class PolicySettings(Section):
     )
     kl_horizon: float = Field(10_000, gt=0, description="replies over which kl is adapted")
     stop: watch.StopRules = watch.StopRules()
+    only_with = {
+        "kl_in": ("kl",),
+        "kl_estimator": ("kl",),
+        "kl_corrected": ("kl_in", "loss"),
+        "kl_horizon": ("kl_target",),
+        "reward_model_weight": ("reward_model",),
+    }
     quick_values = {"samples": 4, "max_new": 8}
 
     @model_validator(mode="after")

@@ -44,6 +44,7 @@ class Ppo(PolicyGradient):
         whiten: Literal["bessel", "biased", "none"] = Field(
             "bessel", description="advantages over the step: TRL and verl, OpenRLHF, DeepSpeed-Chat"
         )
+        only_with = {**PolicySettings.only_with, "value_weight": ("value", "shared")}
         quick_values: ClassVar = {"max_new": 8}
 
         @model_validator(mode="after")

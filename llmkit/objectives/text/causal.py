@@ -52,6 +52,9 @@ class Causal(Objective):
             (), description="texts that are continued at every evaluation, into samples/ of the run"
         )
         continue_tokens: int = Field(64, gt=0, description="how far they are continued")
+        only_with = {
+            "balance": ("model.experts",), "router_z": ("model.experts",), "continue_tokens": ("prompts",),
+        }  # fmt: skip
 
     phases = (Phase("train", "model"),)
 

@@ -75,6 +75,11 @@ class Distill(Objective):
         )
         samples: int = Field(1, ge=1, description="replies drawn for each prompt")
         max_new: int = Field(64, gt=0, description="longest drawn reply in tokens, its end marker included")
+        only_with = {
+            **ReferenceSettings.only_with,
+            **dict.fromkeys(("beta", "temperature", "top_k"), ("kl",)),
+            **dict.fromkeys(("samples", "max_new"), ("replies", "teacher", "student")),
+        }
         quick_values = {"max_new": 8}
 
         @model_validator(mode="after")

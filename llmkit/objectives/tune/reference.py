@@ -18,3 +18,4 @@ class ReferenceSettings(Section):
     cache: str | None = Field(
         None, description="directory of cached answers; default: llmkit/columns in the user's cache"
     )
+    only_with = {"cache": ("reference", "cached")}

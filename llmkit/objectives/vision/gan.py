@@ -60,6 +60,7 @@ class GanObjective(Objective):
         )
         ada_every: int = Field(4, gt=0, description="updates of d between changes of that probability")
         stop: collapse.StopRules = collapse.StopRules()
+        only_with = {"r1_every": ("r1",), "ada_images": ("ada_target",), "ada_every": ("ada_target",)}
 
         @model_validator(mode="after")
         def _bounded(self):

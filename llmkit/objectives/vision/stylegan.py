@@ -29,6 +29,11 @@ class StyleganObjective(GanObjective):
         path_decay: float = Field(
             0.01, gt=0, le=1, description="weight of the newest lengths in their average"
         )
+        only_with = {
+            **GanObjective.Settings.only_with,
+            "path_every": ("path_weight",),
+            "path_decay": ("path_weight",),
+        }
 
     def __init__(self, settings: Settings):
         super().__init__(settings)

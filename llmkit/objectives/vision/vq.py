@@ -34,6 +34,7 @@ class VqObjective(Objective):
         restart: float = Field(
             1.0, ge=0, description="averaged codes with fewer uses a step begin anew at a random z; 0: never"
         )
+        only_with = dict.fromkeys(("decay", "restart"), ("model.codebooks", "average"))
 
     phases = (Phase("train", "model"),)
     watched: Tensor | None = None
