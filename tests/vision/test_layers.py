@@ -24,7 +24,9 @@ def test_values_and_gradients_are_those_of_torch(kind, inputs, channels):
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [((3, 3), 1, 1), ((2, 5), (3, 2), (0, 2)), (1, 1, 0)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [((3, 3), 1, 1), ((2, 5), (3, 2), (0, 2)), (1, 1, 0)]
+)
 def test_patches_of_any_shape_are_convolved_as_torch_does(kernel, stride, padding):
     torch.manual_seed(0)
     ours = layers.Conv2d(1, 4, kernel, stride, padding).double()

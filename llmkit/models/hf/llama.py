@@ -50,8 +50,8 @@ class Llama:
 
     @classmethod
     def give(cls, net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the export: (their name, tensor). muP's multiplier goes into the last norm."""
-        shrink = 1.0 if trunk_of(net).settings.mup_width is None else trunk_of(net).wider
+        """Every tensor of the export: (their name, tensor). muP's multiplier of words goes into the last norm."""
+        shrink = net.wider if trunk_of(net) is net else 1.0  # no other head has one
         for name, p in net.named_parameters():
             if labels.owns(name):
                 yield labels.theirs(cls.heads, name), p

@@ -56,7 +56,9 @@ def test_a_decoder_is_what_transformers_computes_and_comes_back(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"qk_norm": True}, {"experts": 4, "mlp_dim": 32}, GPT2], ids=["qwen3", "mixtral", "gpt2"]
+    "changes",
+    [{"qk_norm": True}, {"experts": 4, "mlp_dim": 32}, GPT2, {"mup_width": 12}, {**GPT2, "mup_width": 12}],
+    ids=["qwen3", "mixtral", "gpt2", "mup", "gpt2 mup"],
 )
 def test_a_reward_model_of_every_family_is_proved_too(tmp_path, changes):
     assert compare(tmp_path, random_net("score", **changes))["max_abs_logit_diff"] <= 5e-5
