@@ -316,9 +316,9 @@ def unread(section: Section, model: Section | None = None) -> dict[str, str]:
     out = {}
     for key, (other, *values) in section.only_with.items():
         holder, name = (model, other[6:]) if other.startswith("model.") else (section, other)
-        if holder is None or getattr(section, key) == type(section).model_fields[key].default:
+        if not hasattr(holder, name) or getattr(section, key) == type(section).model_fields[key].default:
             continue
-        found = getattr(holder, name, None)
+        found = getattr(holder, name)
         if found not in values if values else not found:
             out[key] = f"{other}={' or '.join(values)}" if values else other
     return out

@@ -68,7 +68,9 @@ class Images:
         rows: int | None = Field(
             None, gt=0, description="use so many images of the split only, the same ones in every run"
         )
-        only_with = {"fit": ("size",), "caption_column": ("captions",)}
+        only_with = {
+            "fit": ("size",), "caption_column": ("captions",), "captions": ("model.conditional",),
+        }  # fmt: skip
         quick_values: ClassVar[dict[str, Any]] = {"rows": 256}
 
     tokenizer_dir = None

@@ -60,8 +60,8 @@ class Gpt2:
 
     @staticmethod
     def give(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the export: (their name, tensor). muP's multiplier of words goes into the last norm."""
-        shrink = net.wider if trunk_of(net) is net else 1.0  # no other head has one
+        """Every tensor of the export: (their name, tensor). muP's multiplier is in the last norm."""
+        shrink = net.wider if trunk_of(net) is net else 1.0  # of words alone
         tensors = {name.removeprefix("trunk."): p.detach() for name, p in net.named_parameters()}
         for name, tensor in tensors.items():
             if labels.owns(name):

@@ -50,8 +50,8 @@ class Llama:
 
     @classmethod
     def give(cls, net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the export: (their name, tensor). muP's multiplier of words goes into the last norm."""
-        shrink = net.wider if trunk_of(net) is net else 1.0  # no other head has one
+        """Every tensor of the export: (their name, tensor). muP's multiplier is in the last norm."""
+        shrink = net.wider if trunk_of(net) is net else 1.0  # of words alone
         for name, p in net.named_parameters():
             if labels.owns(name):
                 yield labels.theirs(cls.heads, name), p
@@ -148,6 +148,7 @@ class Llama:
         "sliding_window": int,
         "use_sliding_window": bool,
         "max_window_layers": int,
+        "layer_types": list,
         "num_local_experts": int,
         "num_experts_per_tok": int,
         "partial_rotary_factor": (int, float),

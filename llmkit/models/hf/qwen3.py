@@ -37,7 +37,12 @@ class Qwen3(Llama):
     def fixed(config: dict) -> dict[str, Any]:
         """Keys that may have one value only."""
         windowed = config.get("use_sliding_window", False)
-        return {"attention_bias": False, **({"max_window_layers": 0} if windowed else {})}
+        kind = "sliding_attention" if windowed else "full_attention"
+        return {
+            "attention_bias": False,
+            "layer_types": [kind] * config.get("num_hidden_layers", 0),
+            **({"max_window_layers": 0} if windowed else {}),
+        }
 
     @staticmethod
     def options(config: dict) -> dict[str, Any]:

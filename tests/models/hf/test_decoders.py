@@ -100,6 +100,14 @@ def test_a_model_made_by_transformers_is_computed_the_same(tmp_path, name):
     assert (ours - theirs).abs().max() <= 5e-5 * max(1.0, theirs.abs().max().item())
 
 
+def test_layers_of_which_some_alone_have_a_window_are_refused(tmp_path):
+    kinds = {"layer_types": ["full_attention", "sliding_attention"], "max_window_layers": 0}
+    config = transformers.Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=7, **kinds)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="layer_types = .* is not what the decoder computes"):
+        importing.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
