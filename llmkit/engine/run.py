@@ -182,7 +182,7 @@ class _Run:
 
         nets, on = objective.build(make), self.recipe.adapter
         for key, section in (("model", self.recipe.model), ("adapter", on)):
-            if quiet and getattr(section, "dropout", 0.0) and dist.rank() == 0:
+            if quiet and getattr(section, "dropout", None) and dist.rank() == 0:
                 warn(f"{key}.dropout: {self.recipe.objective.name} trains without; it is 0 in this run")
         return adapt.put_on(nets, objective, on.model_copy(update={"dropout": 0.0}) if on and quiet else on)
 
