@@ -82,7 +82,11 @@ class Optimizer(torch.optim.Optimizer):
 
 def decays(name: str, p: nn.Parameter) -> bool:
     """Weight decay is for matrices; not for norms, biases and embeddings."""
-    return len(_shape(p)) > 1 and "embed" not in name
+    return len(_shape(p)) > 1 and "embed" not in name and name.rpartition(".")[2] not in TABLES
+
+
+TABLES = ("codebook", "scale", "shift")
+"""Matrices that are embeddings by another name: of codes, and a norm's scale and shift of every class."""
 
 
 def hidden_matrix(name: str, p: nn.Parameter) -> bool:

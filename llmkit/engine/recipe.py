@@ -22,7 +22,9 @@ class Run(Section):
     eval_every: int = Field(
         0, ge=0, description="steps between evaluations on held-out rows; 0: only at the end"
     )
-    eval_rows: int = Field(256, gt=0, description="held-out rows of one evaluation")
+    eval_rows: int = Field(
+        256, gt=0, description="held-out rows of one evaluation, of each part if they are a mixture"
+    )
     save_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
     save_in_background: bool = Field(
         False, description="write a checkpoint while training goes on, from a copy of it in host memory"

@@ -267,6 +267,8 @@ def resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
     open_ = [key for key in DATA_TELLS if getattr(model, key, 0) is None and hasattr(dataset, key)]
     model = model.model_copy(update={key: getattr(dataset, key) for key in open_})
     if run.steps is None:
+        if not hasattr(dataset, "seq_len") or recipe.data.name == "prompts":
+            raise ConfigError(f"run.tokens: rows of {recipe.data.name} are of no known length; set run.steps")
         growth = Growth(recipe.batch.rows, recipe.batch.start_rows, recipe.batch.grow_steps)
         run = run.model_copy(update={"steps": growth.steps(-(-run.tokens // dataset.seq_len))})
     _fits(model, dataset)

@@ -33,6 +33,13 @@ def test_it_is_torchs_adamw():
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["codebook", "body.norms.0.scale", "norm.shift", "embed_tokens.weight"])
+def test_embeddings_and_norms_by_any_name_do_not_decay(name):
+    p = torch.nn.Parameter(torch.ones(3, 4))
+    assert not optim.decays(name, p)
+    assert optim.decays("rescale.weight", p)
+
+
 def test_only_matrices_decay():
     _, optimizer = net_and_optimizer(weight_decay=0.3)
     decaying, rest = optimizer.param_groups

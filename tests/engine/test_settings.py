@@ -125,6 +125,13 @@ def test_what_decides_if_a_setting_is_read_is_a_setting_with_such_values(kind):
             assert all(value in str(field.annotation) for field in fields for value in values)
 
 
+def test_a_token_budget_needs_rows_of_a_known_length(tmp_path, data):
+    with pytest.raises(
+        ConfigError, match=r"run\.tokens: rows of images are of no known length; set run\.steps"
+    ):
+        run.train(vision.recipe(data, str(tmp_path / "run"), "vae", run__steps=None, run__tokens=99), "cpu")
+
+
 def test_images_seen_a_second_are_those_of_all_draws(tmp_path, data):
     """Two critic updates a step take 8 rows each."""
     out = tmp_path / "run"

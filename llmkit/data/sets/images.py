@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from xxhash import xxh3_64_intdigest
 
 from llmkit import registry
 from llmkit.config import Section
@@ -23,6 +24,7 @@ from llmkit.data import pictures, tables
 from llmkit.data.captions import numbered, vocabulary
 from llmkit.data.order import mix, mixed, subset
 from llmkit.errors import ConfigError
+from llmkit.log import say
 from llmkit.registry import register
 
 AUGMENT = 0xA061
@@ -88,12 +90,21 @@ class Images:
         self.words: tuple[str, ...] = ()
         if settings.captions:
             self._tell({part: pictures_.captions for part, pictures_ in splits.items()}, split, chosen)
+        if split == "heldout":
+            self._say_known(splits["train"].images)
         self._augment = split == "train" and (settings.flip or settings.shift > 0)
         self._seed = mix(seed) if split == "train" else 0  # held-out draws are the same for every run
         facts = f"{split} {list(images.shape)} {settings.flip} {settings.shift}".encode()
         self.fingerprint = hashlib.sha256(
             facts + images.tobytes() + self.labels.numpy().tobytes()
         ).hexdigest()
+
+    def _say_known(self, trained: np.ndarray) -> None:
+        """Say how many of these images are among the ones that are trained on, value for value."""
+        trained = trained[subset(len(trained), self.settings.rows)].transpose(0, 3, 1, 2)
+        known = {xxh3_64_intdigest(image.tobytes()) for image in trained}
+        if count := sum(xxh3_64_intdigest(image.numpy().tobytes()) in known for image in self.images):
+            say(f"{self.settings.source}: {count} of {len(self)} held-out images are training images too")
 
     def _tell(self, captions: dict[str, tuple[str, ...]], split: str, chosen: np.ndarray) -> None:
         """Labels are the words of the captions, of which models know those of the training split."""

@@ -44,6 +44,18 @@ def test_every_image_is_in_one_split_and_the_split_never_moves(archive):
     assert (train.size, train.channels, train.classes) == (6, 1, 4)
 
 
+def test_held_out_images_that_are_trained_on_too_are_said(archive, tmp_path, capsys):
+    opened(archive, "heldout")
+    assert "training images too" not in capsys.readouterr().out
+    twice = tmp_path / "twice.npz"
+    np.savez(twice, images=np.concatenate([GREY] * 8))
+    held = opened(twice, "heldout")
+    known = {image.numpy().tobytes() for image in opened(twice).images}
+    count = sum(image.numpy().tobytes() in known for image in held.images)
+    assert count > 10
+    assert f"{count} of {len(held)} held-out images are training images too" in capsys.readouterr().out
+
+
 def test_a_row_is_the_same_whichever_rows_are_around_it(archive):
     data = opened(archive, flip=True, shift=2)
     together = data.batch([(100, 3), (101, 4), (102, 5)])
