@@ -11,7 +11,7 @@ import sys
 import traceback
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -226,9 +226,10 @@ def import_(
 @verb(app, "generate")
 def generate(
     ckpt: Ckpt,
-    prompt: list[str] = typer.Option(..., "--prompt", help="Text to continue; may be given several times."),
+    prompt: list[str] = typer.Option([], "--prompt", help="Text to continue; may be given several times."),
+    image: list[Path] = typer.Option([], "--image", help="Image to caption; may be given several times."),
     max_tokens: int = typer.Option(128, "--max-tokens"),
-    temperature: float = typer.Option(0.8, "--temperature"),
+    temperature: float = typer.Option(None, "--temperature", help="Default: 0.8, of captions 0 (greedy)."),
     top_p: float = typer.Option(0.95, "--top-p"),
     seed: int = typer.Option(0, "--seed"),
     chat: bool = typer.Option(False, "--chat", help="Put the prompt through the chat template."),
@@ -236,13 +237,20 @@ def generate(
     *,
     options: Options,
 ):
-    """Continue prompts."""
+    """Continue prompts, or say what images show."""
     from llmkit import generating
 
-    texts = generating.generate(
-        ckpt, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, chat=chat,
-        beams=beams, device=options.device,
-    )  # fmt: skip
+    if bool(prompt) == bool(image):
+        raise ConfigError("generate: give --prompt to go on with, or --image to caption")
+    asked: dict[str, Any] = {
+        "max_tokens": max_tokens, "top_p": top_p, "seed": seed, "beams": beams, "device": options.device,
+    }  # fmt: skip
+    if temperature is not None:
+        asked["temperature"] = temperature
+    if image:
+        texts = generating.captions(ckpt, image, **asked)
+    else:
+        texts = generating.generate(ckpt, prompt, chat=chat, **asked)
     for text in texts:
         typer.echo(text)
 

@@ -111,6 +111,7 @@ def open_model(
             "classify": "classifier of texts",
             "tag": "tagger",
             "span": "finder of answers",
+            "caption": "captioner of images",
             "image": "model of images",
             "features": "recogniser",
             "none": "net of no use here",
@@ -147,14 +148,15 @@ def _hub(path: Path) -> Opened:
     from llmkit.models.hf import images, importing
     from llmkit.models.hf import net as hub
 
-    if images.holds_one(path):
-        return Opened(images.read(path), None, path, None, importing.lineage(path))
-    try:
-        net = importing.read(path)
-    except ConfigError:  # none of our architectures
-        net = hub.read(path)
-        say(f"{path}: {net.settings.architecture}, computed by transformers")
     has_tokenizer = any((path / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
+    if images.holds_one(path):
+        net = images.read(path)
+    else:
+        try:
+            net = importing.read(path)
+        except ConfigError:  # none of our architectures
+            net = hub.read(path)
+            say(f"{path}: {net.settings.architecture}, computed by transformers")
     return Opened(net, Tokenizer.load(path) if has_tokenizer else None, path, None, importing.lineage(path))
 
 

@@ -64,8 +64,10 @@ class Pictures:
 
     def part(self, chosen: np.ndarray) -> "Pictures":
         """Those images that `chosen`, booleans or numbers, picks."""
-        captions = tuple(np.array(self.captions, object)[chosen]) if self.captions else ()
-        return Pictures(self.images[chosen], self.labels[chosen], self.classes, captions=captions)
+        names, captions = (
+            tuple(np.array(said, object)[chosen]) if said else () for said in (self.names, self.captions)
+        )
+        return Pictures(self.images[chosen], self.labels[chosen], self.classes, names, captions)
 
 
 def read(path: Path, fit, caption: str = "") -> dict[str, Pictures]:

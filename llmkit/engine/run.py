@@ -311,7 +311,7 @@ def _say_unread(recipe: TrainRecipe, stated: bool) -> None:
             warn(f"{where}.{key}: is read with {only} alone; it has no effect here")
 
 
-DATA_TELLS = ("vocab_size", "size", "channels", "classes", "words")
+DATA_TELLS = ("vocab_size", "size", "channels", "fit", "classes", "words")
 """Settings of models that may be left out: the dataset's attribute of the same name is taken."""
 LABELS_TELL = ("labels", "several")
 """Settings of objectives that are the dataset's attributes of the same name."""

@@ -25,7 +25,9 @@ class Metric:
     """Base of all metrics. One file in llmkit/eval/metrics with `@register("metric", NAME)` adds one."""
 
     Settings: ClassVar[type[Section]]
-    head: ClassVar[Literal["lm", "lm|seq2seq", "masked", "score", "classify", "tag", "span", "image"]] = "lm"
+    head: ClassVar[
+        Literal["lm", "lm|seq2seq", "masked", "score", "classify", "tag", "span", "caption", "image"]
+    ] = "lm"
     headline: ClassVar[str]
     better: ClassVar[Literal["higher", "lower", "none"]] = "higher"
 

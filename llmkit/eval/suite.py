@@ -16,7 +16,7 @@ from llmkit.config import Component, Quick, Section
 from llmkit.errors import CheckpointError, ConfigError
 from llmkit.eval.records import digest
 
-FOLDERS = ("data", "before", "reference", "extractor")
+FOLDERS = ("data", "before", "reference", "extractor", "blind")
 """Settings of metrics that name directories."""
 FILES = ("text", "train_text")
 """Settings of metrics that name a file of one."""

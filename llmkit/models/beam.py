@@ -19,7 +19,7 @@ from llmkit.models.generate import Reader
 @torch.no_grad()
 def search(
     net: nn.Module,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]] | Tensor,
     max_new: int,
     *,
     beams: int,
@@ -30,9 +30,10 @@ def search(
     """The best reply to each of `prompts`, at most `max_new` tokens, without the stop token.
 
     `length_penalty` is the power of the length that a log-probability is divided by: above 1 favours long
-    texts. For an encoder-decoder `prompts` are sources and `start` is what its decoder reads first.
+    texts. For an encoder-decoder `prompts` are sources (of a captioner images, one tensor) and `start` is
+    what its decoder reads first.
     """
-    if not all(prompts):
+    if not all(map(len, prompts)):
         raise ConfigError("generate: a prompt without a token; begin it with the tokenizer's BOS")
     was_training = net.training
     net.eval()

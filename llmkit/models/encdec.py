@@ -289,10 +289,18 @@ class EncDec(nn.Module):
         power = {"q_proj": -0.5, "embed_distances": 0.5}.get(name.split(".")[-2], 0.0)
         return self.settings.head_dim**power
 
+    def embed_source(self, source: Tensor) -> Tensor:
+        """What the encoder reads: source (B, S) -> (B, S, D)."""
+        return self.embed_tokens(source)
+
+    def one_document(self, source: Tensor) -> Tensor:
+        """The segments (B, S) of sources that are one document each."""
+        return torch.ones_like(source)
+
     def encode(self, source: Tensor, source_segments: Tensor | None = None) -> Tensor:
         """What the decoder looks at: source (B, S) -> (B, S, D). None = one document per row."""
-        segments = torch.ones_like(source) if source_segments is None else source_segments
-        return self.encoder(self.embed_tokens(source), segments, fast=self._fast("encoder"))
+        segments = self.one_document(source) if source_segments is None else source_segments
+        return self.encoder(self.embed_source(source), segments, fast=self._fast("encoder"))
 
     def hidden(
         self,
@@ -313,7 +321,7 @@ class EncDec(nn.Module):
             return self.decoder(x, past.append(tokens, segments), None, past.source_segments, past)
         assert source is not None, "an encoder-decoder needs a source"
         if source_segments is None:
-            source_segments = torch.ones_like(source)
+            source_segments = self.one_document(source)
         segments = torch.ones_like(tokens) if segments is None else segments
         memory = self.encode(source, source_segments)
         return self.decoder(x, segments, memory, source_segments, fast=self._fast("decoder"))
@@ -357,8 +365,8 @@ class EncDec(nn.Module):
         """A cache for `rows` targets of at most `size` positions of these sources, for `hidden`."""
         s = self.settings
         past = Past(s.decoder_layers, rows, size, s.heads, s.head_dim, source.device)
-        memory = self.encode(source, source_segments)
-        past.source_segments = torch.ones_like(source) if source_segments is None else source_segments
+        source_segments = self.one_document(source) if source_segments is None else source_segments
+        memory, past.source_segments = self.encode(source, source_segments), source_segments
         past.crosses = [layer.cross_attn.pair(memory) for layer in self.decoder.layers]
         return past
 

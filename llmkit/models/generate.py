@@ -19,7 +19,9 @@ AT_ONCE = 64
 
 
 @torch.no_grad()
-def generate(net: nn.Module, prompts: Sequence[Sequence[int]], max_new: int, **options) -> list[list[int]]:
+def generate(
+    net: nn.Module, prompts: Sequence[Sequence[int]] | Tensor, max_new: int, **options
+) -> list[list[int]]:
     """The replies to `prompts` (token ids), without the prompts and without the stop token.
 
     A reply has at most `max_new` tokens. The options are those of `stream`; `keep_stop` keeps the stop token.
@@ -35,7 +37,7 @@ def generate(net: nn.Module, prompts: Sequence[Sequence[int]], max_new: int, **o
 @torch.no_grad()
 def stream(
     net: nn.Module,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]] | Tensor,
     max_new: int,
     *,
     temperature: float = 0.0,
@@ -53,9 +55,10 @@ def stream(
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole distribution; `keys` name the rows'
     random streams (default: their index). `keep_stop` yields the stop token too. `cache=False` recomputes
     everything for each token: for nets that have no `past`. For an encoder-decoder, `prompts` are sources,
-    encoded once, and `start` is what its decoder reads first. Raises ConfigError for an empty prompt.
+    encoded once, and `start` is what its decoder reads first; of a captioner they are images, one tensor
+    (B, C, Y, X). Raises ConfigError for an empty prompt.
     """
-    if not all(prompts):
+    if not all(map(len, prompts)):
         raise ConfigError("generate: a prompt without a token; begin it with the tokenizer's BOS")
     if hasattr(net, "encode") and not start:
         raise ConfigError("generate: an encoder-decoder begins with a token of its own; give `start`")
@@ -75,20 +78,24 @@ class Reader:
 
     reader.step() ─► (B, V) logits ─► choose ─► reader.read(chosen) ─► reader.step() ─► ...
 
-    A prompt that several rows begin with is read once.
+    A prompt that several rows begin with is read once. Images are prompts of a captioner.
     """
 
-    def __init__(self, net, prompts: Sequence[Sequence[int]], max_new: int, cache=True, start=()):
+    def __init__(self, net, prompts: Sequence[Sequence[int]] | Tensor, max_new: int, cache=True, start=()):
         device = next(net.parameters()).device
-        numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
         self._copies = None  # which of the different prompts each row begins with, until it has been read
-        if len(numbers) < len(prompts):
-            self._copies = torch.tensor([numbers[tuple(prompt)] for prompt in prompts])
-        prompts = list(numbers)
-        tokens, segments = (x.to(device) for x in pad_left(prompts))
         source = {}
-        if hasattr(net, "encode"):
-            source = {"source": tokens, "source_segments": segments}
+        if isinstance(prompts, Tensor):
+            source = {"source": prompts.to(device)}
+        else:
+            numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+            if len(numbers) < len(prompts):
+                self._copies = torch.tensor([numbers[tuple(prompt)] for prompt in prompts])
+            prompts = list(numbers)
+            tokens, segments = (x.to(device) for x in pad_left(prompts))
+            if hasattr(net, "encode"):
+                source = {"source": tokens, "source_segments": segments}
+        if source:
             tokens = torch.tensor([list(start)], device=device).expand(len(prompts), -1)
             segments = torch.ones_like(tokens, dtype=torch.int32)
         rows, length = tokens.shape

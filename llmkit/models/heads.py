@@ -180,7 +180,8 @@ def trunk_of(net: nn.Module) -> nn.Module:
 def kind(net: nn.Module) -> str:
     """What a net ends in: "lm" for a language model, "masked" for an encoder with its head, "seq2seq" for an
     encoder-decoder, "score" for a reward or value model, "classify", "tag" or "span" for one that ends in
-    labels, "image" for a maker of images, "features" for a recogniser, else "none".
+    labels, "caption" for one that says what an image shows, "image" for a maker of images, "features" for a
+    recogniser, else "none".
     """
     if isinstance(net, LabelNet):
         return net.head

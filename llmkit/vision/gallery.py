@@ -1,7 +1,9 @@
 """Images to look at: grids of them, as PNG bytes."""
 
+import io
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -82,3 +84,26 @@ def looks(net: Any, count: int) -> dict[str, bytes]:
 def pairs(images: Tensor, others: Tensor) -> Tensor:
     """(N, C, Y, X) twice -> (2N, C, Y, X): each image, then what was made of it."""
     return torch.stack([images, others], 1).flatten(0, 1)
+
+
+LINE = 15
+"""Pixels of a line of text beside an image."""
+
+
+def beside(images: Tensor, lines: Sequence[Sequence[str]], columns: int = 2) -> bytes:
+    """images (N, C, Y, X) in [0, 1], each with its lines of text to the right of it, as PNG."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font, side, gap = ImageFont.load_default(LINE - 2), 64, 8
+    wide = max(font.getlength(line) for told in lines for line in told)
+    cell = (side + round(wide) + 3 * gap, max(side, LINE * max(map(len, lines))) + gap)
+    out = Image.new("RGB", (columns * cell[0], -(-len(images) // columns) * cell[1]), "white")
+    draw = ImageDraw.Draw(out)
+    for i, (image, told) in enumerate(zip(images, lines, strict=True)):
+        x, y = (i % columns) * cell[0] + gap // 2, (i // columns) * cell[1] + gap // 2
+        pixels = grid(image[None], 1, 0).squeeze()
+        out.paste(Image.fromarray(pixels).resize((side, side)), (x, y))
+        draw.multiline_text((x + side + gap, y), "\n".join(told), "black", font)
+    content = io.BytesIO()
+    out.save(content, "PNG")
+    return content.getvalue()

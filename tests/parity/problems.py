@@ -23,6 +23,7 @@ from llmkit.models.encdec import EncDec
 from llmkit.models.encoder import Encoder
 from llmkit.models.heads import with_head
 from llmkit.objectives.phase import Batch, Objective, keyed
+from llmkit.vision.captioner import Captioner
 from tests.parity.made import (
     SEED,
     Gan,
@@ -144,6 +145,25 @@ def sources(step: int, draw: int, slot: int) -> Batch:
     }
 
 
+def captioner() -> nn.Module:
+    """A captioner of grey images of four patches, with a decoder of one layer."""
+    shape = {"width": 16, "layers": 2, "decoder_layers": 1, "heads": 2, "size": 8, "channels": 1}
+    with torch.device("meta"):
+        return Captioner(Captioner.Settings(**shape, context=LENGTH, vocab_size=VOCABULARY))
+
+
+def captioned(step: int, draw: int, slot: int) -> Batch:
+    """Captions of uneven lengths, one in a row, and an image for each."""
+    batch, generator = packed(step, draw, slot), keyed("captioned", step, draw, slot)
+    segments = (batch["segments"] == 1).int()
+    return {
+        **batch,
+        "segments": segments,
+        "labels": torch.where(segments > 0, batch["labels"], -100),
+        "source": torch.randint(256, (ROWS, 1, 8, 8), generator=generator, dtype=torch.uint8),
+    }
+
+
 def pairs(step: int, draw: int, slot: int) -> Batch:
     """One pair a row, chosen in segment 1, rejected in segment 2, with the keys that reward and dpo read."""
     batch = packed(step, draw, slot)
@@ -234,6 +254,7 @@ PROBLEMS = {
         ours("span", asked, "questions", encoder), optim=Optim(lr=1e-3, eps=1e-4, clip=0.0)
     ),
     "seq2seq": ours("seq2seq", sources, "tokens", encdec, label_smoothing=0.1),
+    "caption": ours("caption", captioned, "tokens", captioner, label_smoothing=0.1),
     "reward": ours("reward", pairs, "pairs", margin=0.5, centering=0.01),
     "dpo": ours("dpo", pairs, "pairs", sft_weight=0.2),
     "simpo": ours("simpo", pairs, "pairs"),

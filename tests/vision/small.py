@@ -59,6 +59,7 @@ MODELS = {
     "vq_prior": {"name": "vq_prior", "width": 8, "layers": 1, "conditional": True},
     "pixel": {"name": "pixel", "net": "snail", "width": 8, "layers": 1, "conditional": True},
     "sngan": {"name": "gan", "net": "resnet", "width": 4, "layers": 2, "latent_dim": 5, "spectral": True},
+    "captioner": {"name": "captioner", "width": 16, "layers": 1, "heads": 2, "vocab_size": 400},
 }
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "vae": {"name": "vae", "binarise": "dynamic", "anneal_steps": 4},
@@ -84,6 +85,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "vq_prior": {"name": "pixel"},
     "pixel": {"name": "pixel", "binarise": "dynamic"},
     "sngan": {"name": "gan", "loss": "hinge"},
+    "captioner": {"name": "caption"},
 }
 
 
@@ -107,7 +109,7 @@ def recipe(data: str, out: str, kind: str, **overrides: Any) -> TrainRecipe:
         "run": {"out": out, "steps": 6, "save_every": 2, "log_every": 1, "eval_rows": 4, "keep": 3},
         "model": MODELS[kind],
         "objective": OBJECTIVES[kind],
-        "data": {"name": "images", "source": data},
+        "data": {"name": "captioned" if kind == "captioner" else "images", "source": data},
         "batch": {"rows": 8, "micro_rows": 4},
         "schedule": {"name": "constant", "warmup_frac": 0.0},
         "optim": {"lr": 1e-3, "eps": 1e-5, "clip": 0, "nets": {"g": {"ema": 0.9}} if kind in GANS else {}},

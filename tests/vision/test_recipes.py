@@ -29,7 +29,7 @@ def quick(recipes: list[str], data: str, out: str) -> None:
     for recipe in sorted(recipes, key=lambda name: "init" in config.read(f"vision/{name}")):
         options = verbs.Options(ranks=1, device="cpu", quick=True)
         asked = {"out": f"{out}/{recipe}", "run.steps": 2, "parallel.threads": 1}
-        if config.read(f"vision/{recipe}")["data"]["name"] == "images":
+        if config.read(f"vision/{recipe}")["data"]["name"] in ("images", "captioned"):
             asked["data.source"] = data
         if begins := config.read(f"vision/{recipe}").get("init"):
             asked["init"] = f"{out}/{BEGIN[begins]}"
@@ -50,7 +50,7 @@ def test_every_recipe_runs(runs):
 
 
 def makers() -> list[str]:
-    silent = ("vq", "vq2", "recogniser")
+    silent = ("vq", "vq2", "recogniser", "captioner")
     return [r for r in RECIPES if config.read(f"vision/{r}")["model"]["name"] not in silent]
 
 

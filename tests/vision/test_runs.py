@@ -26,6 +26,7 @@ KINDS = [
     "gan",
     "dcgan",
     "sngan",
+    "captioner",
 ]
 
 
@@ -56,6 +57,7 @@ KILLS = [
     ("dcgan", 1),
     ("dcgan", 2),
     ("sngan", 1),
+    ("captioner", 0),
 ]
 """Kinds of runs, and before which of their phases they are killed."""
 
@@ -82,7 +84,7 @@ def apart(a: str, b: str) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["ddp", "zero1", "zero2"])
 def test_two_ranks_see_the_images_and_noise_of_one(backend, data, straight, tmp_path):
-    kinds, out = ["vae", "gan", "vq_average"], str(tmp_path)
+    kinds, out = ["vae", "gan", "vq_average", "captioner"], str(tmp_path)
     ranks.run(small.every, 2, data, out, kinds, {"parallel__backend": backend})
     for kind in kinds:
         assert apart(f"{out}/{kind}", f"{straight}/{kind}") < 1e-6

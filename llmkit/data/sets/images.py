@@ -75,7 +75,8 @@ class Images:
         }  # fmt: skip
         quick_values: ClassVar[dict[str, Any]] = {"rows": 256}
 
-    tokenizer_dir = None
+    tokenizer_dir: Path | None = None
+    uncaptioned = "set it to false"
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
         self.settings = settings
@@ -87,9 +88,12 @@ class Images:
         self.channels, self.size = self.images.shape[1], self.images.shape[2]
         self.classes = len(found.classes)
         self.names = found.classes
+        self.fit = settings.fit
         self.words: tuple[str, ...] = ()
         if settings.captions:
-            self._tell({part: pictures_.captions for part, pictures_ in splits.items()}, split, chosen)
+            if not splits["train"].captions:
+                raise ConfigError(f"data.captions: {settings.source} has none; {self.uncaptioned}")
+            self._tell(splits, split, chosen)
         if split == "heldout":
             self._say_known(splits["train"].images)
         self._augment = split == "train" and (settings.flip or settings.shift > 0)
@@ -106,10 +110,9 @@ class Images:
         if count := sum(xxh3_64_intdigest(image.numpy().tobytes()) in known for image in self.images):
             say(f"{self.settings.source}: {count} of {len(self)} held-out images are training images too")
 
-    def _tell(self, captions: dict[str, tuple[str, ...]], split: str, chosen: np.ndarray) -> None:
+    def _tell(self, splits: dict[str, pictures.Pictures], split: str, chosen: np.ndarray) -> None:
         """Labels are the words of the captions, of which models know those of the training split."""
-        if not captions["train"]:
-            raise ConfigError(f"data.captions: {self.settings.source} has none; set it to false")
+        captions = {part: found.captions for part, found in splits.items()}
         self.classes, self.names, self.words = 0, (), vocabulary(captions["train"])
         longest = max(numbered(said, self.words).shape[1] for said in captions.values())
         said = [captions[split][place] for place in chosen]

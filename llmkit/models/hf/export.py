@@ -84,6 +84,7 @@ def _images(settings: Export, opened: Opened, out: Path, evaluation: dict | None
         if getattr(settings, key) != Export.model_fields[key].default:
             warn(f"{key}: a model of images has none; it is not read")
     figures = images.publish(opened.net, out, getattr(torch, settings.dtype), settings.shard_bytes)
+    copy_tokenizer(opened.tokenizer, out)
     images.write_card(out, opened, figures, settings.title or name_of(opened), evaluation)
     manifest.write_json(out / "export_report.json", figures)
     say(f"export: {figures['model']}, read back equal bit for bit")

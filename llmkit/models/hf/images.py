@@ -1,6 +1,7 @@
 """A model of images as config.json and model.safetensors, opened again by llmkit: no pickle, no code inside.
 
     publish(net, out) ─► config.json {model_type, model, part, settings}, model.safetensors, README.md
+                         of a captioner also the files of its tokenizer
                       ─► gate: `read(out)` makes the same tensors and the same images ── no ─► ExportRefused
     llmkit sample OUT --out grid.png      llmkit eval OUT ...      open_model(OUT)
 
@@ -79,6 +80,8 @@ def shown(net: Any) -> Tensor:
     count = s.channels * s.size**2
     image = (torch.arange(2 * count) * 37 % 256).view(2, s.channels, s.size, s.size)
     label = torch.arange(2) % (getattr(s, "classes", None) or 1)
+    if heads.kind(net) == "caption":
+        return net.logits(net.hidden(torch.arange(4).repeat(2, 1), source=image.to(torch.uint8)))
     if hasattr(net, "nll"):
         return net.nll((image > 127).float() * 2 - 1, label)
     if hasattr(net, "codebook"):
@@ -132,6 +135,7 @@ def write_card(out: Path, opened: Opened, figures: dict[str, Any], title: str, e
         "tags": ["llmkit", figures["model"]],
     }
     s, part = opened.net.settings, figures["part"]
+    verbs = {"image": f"sample {title} --out grid.png", "caption": f"generate {title} --image picture.png"}
     what = f"`{figures['model']}`" + (f", its net `{part}`" if part else "")
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
@@ -139,7 +143,7 @@ def write_card(out: Path, opened: Opened, figures: dict[str, Any], title: str, e
         f"A model of {s.size} x {s.size} images with {s.channels} channel(s): {what}, "
         f"{figures['parameters']:,} parameters, made with llmkit, stored in {figures['dtype']}.",
         "## Use",
-        *([f"```\nllmkit sample {title} --out grid.png\n```"] if opened.head == "image" else []),
+        *(f"```\nllmkit {verb}\n```" for head, verb in verbs.items() if head == opened.head),
         f"```python\nfrom llmkit.opened import open_model\n\nnet = open_model({title!r}).net\n```",
         "## Data and licences",
         card.sources_table(opened.lineage.get("sources") or {}),

@@ -1,0 +1,49 @@
+"""A tokenizer learnt from a set of short texts on first use, and kept: nothing has to be run before.
+
+texts ─► CACHE/tokenizers/KEY/, as `llmkit tokenizer train` makes it     KEY = digest(texts, pieces, library)
+
+The same texts give the same pieces, so ranks without a common disk agree, and a run that goes on finds its
+own again. A checkpoint carries a copy like that of any tokenizer.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from llmkit import config, manifest
+from llmkit.tokenizer import train
+
+
+def folder(texts: Sequence[str], vocab_size: int) -> Path:
+    """The directory of a BPE tokenizer of `texts`, of at most `vocab_size` pieces, made if it is not there.
+
+    Any number of processes may ask at once. ConfigError or DataError if none can be made of them.
+    """
+    key = manifest.digest([list(texts), vocab_size, version("sentencepiece")])
+    home = _cache() / key[:32]
+    if (home / manifest.NAME).is_file():
+        return home
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix=".") as scratch:
+        data, made = Path(scratch) / "texts", Path(scratch) / "made"
+        data.mkdir(), made.mkdir()
+        lines = [json.dumps({"text": text}) + "\n" for text in texts]
+        (data / "train.jsonl").write_text("".join(lines), encoding="utf-8")
+        spec = train.TokenizerSpec(data=str(data), vocab_size=vocab_size, at_most=True)
+        result = train.work(spec, made)
+        lasting = spec.model_copy(update={"data": "captions"})
+        (made / "spec.yaml").write_text(config.dump(lasting), encoding="utf-8")
+        manifest.write(made, verb="tokenizer.train", config=lasting.model_dump(mode="json"), result=result)
+        with contextlib.suppress(OSError):  # another process has just put the same there
+            made.rename(home)
+    return home
+
+
+def _cache() -> Path:
+    """$XDG_CACHE_HOME or ~/.cache, then llmkit/tokenizers."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "llmkit" / "tokenizers"
