@@ -242,6 +242,8 @@ def generate(
 
     if bool(prompt) == bool(image):
         raise ConfigError("generate: give --prompt to go on with, or --image to caption")
+    if image and chat:
+        raise ConfigError("--chat: is about prompts; leave it out")
     asked: dict[str, Any] = {
         "max_tokens": max_tokens, "top_p": top_p, "seed": seed, "beams": beams, "device": options.device,
     }  # fmt: skip

@@ -146,6 +146,7 @@ LEARN = {
     "run__steps": 200,
     "run__save_every": 200,
     "run__eval_every": 200,
+    "run__eval_rows": 64,
     "batch__rows": 16,
     "batch__micro_rows": 16,
     "optim__lr": 3e-3,
@@ -166,15 +167,15 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("run", "named"), [("seeing", 16), ("blind", 1)])
-def test_sixteen_images_are_all_named_right_by_a_net_that_sees_them(run, named, runs):
+@pytest.mark.parametrize("run", ["seeing", "blind"])
+def test_sixteen_images_are_all_named_right_by_a_net_that_sees_them(run, runs):
     opened = open_model(runs / run, "caption")
     data = Captioned(Captioned.Settings(source=str(runs / "data"), caption_len=16), "train", 0)
     different = dict(zip(data.texts, data.images, strict=True))
     said = captioning.written(opened, torch.stack(list(different.values())), 15)
     assert len(different) == 16
-    assert sum(a == b for a, b in zip(said, different, strict=True)) <= named
-    assert sum(a == b for a, b in zip(said, different, strict=True)) == named or run == "blind"
+    right = sum(a == b for a, b in zip(said, different, strict=True))
+    assert right == 16 if run == "seeing" else right <= 1
 
 
 @pytest.mark.slow
@@ -193,14 +194,15 @@ def test_an_evaluation_says_what_seeing_is_worth(runs, tmp_path):
             main(["eval", str(runs / run), "--suite", str(suite), "--out", str(out), "--device", "cpu"]) == 0
         )
         found[run] = json.loads((out / "report.json").read_text())["tasks"]["captioning"]
-        line = json.loads((runs / run / "metrics.jsonl").read_text().splitlines()[-1])
-        if run == "seeing":
-            assert found[run]["bits_per_byte"] == pytest.approx(line["heldout/bits_per_byte"], rel=1e-4)
     seeing, blind = found["seeing"], found["blind"]
     assert seeing["exact_match"] > 0.9 > 0.3 > seeing["exact_match_shuffled"], seeing
     assert seeing["nats_by_seeing_ci95"][0] > 1.5, seeing  # log 16 = 2.8 nats are to be had
     assert seeing["word_f1_above_constant_ci95"][0] > 0.2, seeing
-    assert blind["nats_by_seeing"] > -10
+    line = json.loads((runs / "blind" / "metrics.jsonl").read_text().splitlines()[-1])
+    data = Captioned(Captioned.Settings(**task["images"]), "heldout", 0)
+    size = np.mean([len(text) for text in data.texts]) * np.log(2)  # bits per byte to nats per caption
+    told = line["heldout/bits_per_byte"] * size
+    assert seeing["nats_per_caption_blind"] == pytest.approx(told, rel=1e-4)
     assert abs(blind["word_f1_above_shuffled"]) < 0.1 < seeing["word_f1_above_shuffled"], blind
 
 
@@ -215,7 +217,7 @@ def test_a_file_is_captioned_alike_from_a_run_and_its_export(runs, tmp_path, cap
             words = ["generate", str(ckpt), "--image", str(tmp_path / "big.png"), "--device", "cpu", *more]
             assert main(words) == 0
             assert capsys.readouterr().out.splitlines()[-1] == "a red cross"
-    assert "generate hf --image" in (tmp_path / "hf" / "README.md").read_text().replace(str(tmp_path), "")
+    assert "llmkit generate seeing --image picture.png" in (tmp_path / "hf" / "README.md").read_text()
     assert (runs / "seeing" / "samples" / "step_00000200_captions.png").stat().st_size > 1000
     for words, line in (
         ([], "give --prompt to go on with, or --image to caption"),

@@ -82,13 +82,16 @@ class Captioned(Images):
         ]
 
     def batch(self, rows: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        """The rows' images and captions; of no rows at all, one black image and padding."""
+        """The rows' images and captions; of no rows at all, one black image and padding.
+
+        T is the longest caption's length, up to the next multiple of 8: few shapes, little padding.
+        """
         image = super().batch(rows)["image"]
         laid = [[self._items[row]] for _, row in rows]
         fill = {"tokens": self._pad, "labels": IGNORED}
-        size = torch.tensor([len(self.texts[row].encode()) for _, row in rows] or [0])
+        longest = max((len(item["tokens"]) for (item,) in laid), default=1)
         return {
             "source": torch.zeros_like(image) if self.settings.blank else image,
-            "bytes": size,
-            **lay_side(laid, "segments", fill, self.seq_len),
+            "bytes": torch.tensor([len(self.texts[row].encode()) for _, row in rows] or [0]),
+            **lay_side(laid, "segments", fill, -(-longest // 8) * 8),
         }

@@ -36,7 +36,7 @@ def test_a_row_is_an_image_and_the_pieces_of_its_caption(tmp_path):
     tokenizer = Tokenizer.load(data.tokenizer_dir)
     batch = data.batch([(0, 3), (1, 5)])
     assert torch.equal(batch["source"], plain.images[[3, 5]])
-    assert batch["tokens"].shape == (2, 32)
+    assert batch["tokens"].shape == (2, 8)
     for row, place in enumerate((3, 5)):
         inside = batch["segments"][row] == 1
         tokens, labels = batch["tokens"][row][inside].tolist(), batch["labels"][row][inside].tolist()
