@@ -65,8 +65,11 @@ class Tokenizer:
         return self._pieces.encode_all(texts)
 
     def decode(self, ids) -> str:
-        """The text of `ids`; control tokens give no text, bytes that are not UTF-8 give U+FFFD."""
-        return self._pieces.decode([int(i) for i in ids])
+        """The text of `ids`; control tokens give no text, bytes that are not UTF-8 give U+FFFD.
+
+        Nor do ids of no piece, which a model with more rows than the vocabulary has may write.
+        """
+        return self._pieces.decode([int(i) for i in ids if i < self.vocab_size])
 
     def piece_bytes(self) -> np.ndarray:
         """(V,) int32: how many bytes of text each id stands for; 0 for control tokens.

@@ -24,6 +24,12 @@ def test_every_difficult_string_survives_the_round_trip(trained):
     assert all("\u2581" in text for text in lost), "only a literal U+2581 may become a space"
 
 
+def test_ids_of_no_piece_give_no_text(trained):
+    tokenizer = Tokenizer.load(trained[0])
+    ids = tokenizer.encode("one two")
+    assert tokenizer.decode([tokenizer.vocab_size, *ids, 1 << 20]) == "one two"
+
+
 def test_two_trainings_give_the_same_file(trained, corpus, tmp_path):
     result = train.work(TokenizerSpec(data=str(corpus), vocab_size=2000), tmp_path)
     assert result["fingerprint"] == trained[1]["fingerprint"]

@@ -141,7 +141,7 @@ LEARN = {
     "model__width": 32,
     "model__patch": 2,
     "model__vocab_size": None,
-    "data__caption_len": 16,
+    "data__seq_len": 16,
     "data__heldout_frac": 0.25,
     "run__steps": 200,
     "run__save_every": 200,
@@ -170,7 +170,7 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("run", ["seeing", "blind"])
 def test_sixteen_images_are_all_named_right_by_a_net_that_sees_them(run, runs):
     opened = open_model(runs / run, "caption")
-    data = Captioned(Captioned.Settings(source=str(runs / "data"), caption_len=16), "train", 0)
+    data = Captioned(Captioned.Settings(source=str(runs / "data"), seq_len=16), "train", 0)
     different = dict(zip(data.texts, data.images, strict=True))
     said = captioning.written(opened, torch.stack(list(different.values())), 15)
     assert len(different) == 16
@@ -182,7 +182,7 @@ def test_sixteen_images_are_all_named_right_by_a_net_that_sees_them(run, runs):
 def test_an_evaluation_says_what_seeing_is_worth(runs, tmp_path):
     task = {
         "name": "captioning",
-        "images": {"source": str(runs / "data"), "caption_len": 16, "heldout_frac": 0.25},
+        "images": {"source": str(runs / "data"), "seq_len": 16, "heldout_frac": 0.25},
         "blind": str(runs / "blind"),
     }
     suite = tmp_path / "suite.yaml"
@@ -232,7 +232,7 @@ def test_a_file_is_captioned_alike_from_a_run_and_its_export(runs, tmp_path, cap
 
 
 def test_likelihoods_of_captions_are_of_the_images_that_they_are_given(tmp_path):
-    data = Captioned(Captioned.Settings(source=folder(tmp_path / "x"), caption_len=16), "heldout", 0)
+    data = Captioned(Captioned.Settings(source=folder(tmp_path / "x"), seq_len=16), "heldout", 0)
     net = made(vocab_size=data.vocab_size, context=16)
     own, other = (captioning.nll(net, data, x) for x in (data.images, data.images.roll(1, 0)))
     alone = captioning.nll(net, SimpleNamespace(batch=lambda rows: data.batch([(0, 2)])), data.images[2:3])

@@ -37,7 +37,7 @@ class Captioned(Images):
             None, description="directory of a tokenizer; default: one learnt from the training captions"
         )
         vocab_size: int = Field(1024, ge=300, description="pieces of one that is learnt, at most")
-        caption_len: int = Field(
+        seq_len: int = Field(
             32, gt=1, description="tokens of a caption, its end included; longer ones are left out"
         )
         blank: bool = Field(
@@ -50,8 +50,8 @@ class Captioned(Images):
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):
         super().__init__(settings, split, seed)
-        self.seq_len = settings.caption_len
-        layout = [settings.caption_len, settings.blank, self._tokenizer.fingerprint]
+        self.seq_len = settings.seq_len
+        layout = [settings.seq_len, settings.blank, self._tokenizer.fingerprint]
         self.fingerprint = manifest.digest([self.fingerprint, self.texts, *layout])
 
     def _tell(self, splits: dict[str, pictures.Pictures], split: str, chosen: np.ndarray) -> None:
@@ -62,15 +62,15 @@ class Captioned(Images):
         bos, eos = (special.marker(self._tokenizer, which, "data.tokenizer") for which in ("bos", "eos"))
         texts = [found.captions[place].strip() for place in chosen]
         ids = self._tokenizer.encode_all(texts)
-        kept = [i for i, one in enumerate(ids) if 0 < len(one) < s.caption_len]
+        kept = [i for i, one in enumerate(ids) if 0 < len(one) < s.seq_len]
         self.counts = {
             f"{split}_images": len(ids),
             "left_out_empty": sum(not one for one in ids),
-            "left_out_too_long": sum(len(one) >= s.caption_len for one in ids),
+            "left_out_too_long": sum(len(one) >= s.seq_len for one in ids),
         }
         if not kept:
             raise DataError(
-                f"{s.source}: no {split} caption has 1 to {s.caption_len - 1} tokens; raise data.caption_len"
+                f"{s.source}: no {split} caption has 1 to {s.seq_len - 1} tokens; raise data.seq_len"
             )
         self.images, self.labels = self.images[kept], self.labels[kept]
         self.texts = tuple(texts[i] for i in kept)

@@ -54,7 +54,7 @@ class Captioning(Metric):
         others = elsewhere(groups)
         own = captioning.nll(net, held, held.images)
         shuffled = captioning.nll(net, held, held.images[others])
-        most = held.settings.caption_len - 1
+        most = held.settings.seq_len - 1
         said = captioning.written(opened, held.images, most, beams=s.beams)
         constant = central(train.texts)
         f1 = scored(said, held.texts)

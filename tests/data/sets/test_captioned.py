@@ -67,8 +67,8 @@ def test_captions_that_are_empty_or_too_long_are_left_out_with_their_images_and_
         for text, image in where.items():
             assert np.array_equal(image[0].numpy(), every[captions.index(text)])
         assert len(found) == len(found.texts) == len(found.labels) <= len(plain)
-    with pytest.raises(DataError, match=r"no train caption has 1 to 1 tokens; raise data\.caption_len"):
-        opened(archive(tmp_path, captions), caption_len=2)
+    with pytest.raises(DataError, match=r"no train caption has 1 to 1 tokens; raise data\.seq_len"):
+        opened(archive(tmp_path, captions), seq_len=2)
 
 
 def test_what_belongs_together_is_told_by_the_files_names(tmp_path):
@@ -87,7 +87,7 @@ def test_other_captions_or_settings_make_another_fingerprint(tmp_path):
     assert opened(archive(tmp_path)).fingerprint == one.fingerprint
     others = [
         opened(archive(tmp_path), blank=True),
-        opened(archive(tmp_path), caption_len=24),
+        opened(archive(tmp_path), seq_len=24),
         opened(archive(tmp_path), tokenizer=str(learnt.folder(CAPTIONS, 300))),
         opened(archive(tmp_path, [*CAPTIONS[:-1], "the last"])),
     ]
