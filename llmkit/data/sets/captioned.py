@@ -16,6 +16,7 @@ from llmkit.data import pictures
 from llmkit.data.pack import IGNORED, lay_side
 from llmkit.data.sets.images import Images
 from llmkit.errors import DataError
+from llmkit.log import warn
 from llmkit.registry import register
 from llmkit.tokenizer import learnt, special
 from llmkit.tokenizer.vocabulary import Tokenizer
@@ -56,6 +57,8 @@ class Captioned(Images):
 
     def _tell(self, splits: dict[str, pictures.Pictures], split: str, chosen: np.ndarray) -> None:
         s, found = self.settings, splits[split]
+        if s.tokenizer and s.vocab_size != type(s).model_fields["vocab_size"].default:
+            warn("data.vocab_size: is read without data.tokenizer alone; it has no effect here")
         folder = s.tokenizer or learnt.folder(splits["train"].captions, s.vocab_size)
         self.tokenizer_dir, self._tokenizer = Path(folder), Tokenizer.load(folder)
         self.vocab_size, self._pad = self._tokenizer.vocab_size, self._tokenizer.pad
