@@ -3,6 +3,7 @@
 from typing import Any
 
 from llmkit.errors import DataError
+from llmkit.log import warn
 from llmkit.opened import open_model
 
 
@@ -14,4 +15,7 @@ def opened_before(ckpt: str, opened: Any) -> Any:
         raise DataError(
             f"{ckpt}: has tokenizer {theirs}, the evaluated model {ours}; compare models of one tokenizer"
         )
+    mine, context = (each.net.settings.context for each in (opened, other))
+    if context < mine:
+        warn(f"{ckpt}: reads {context} tokens, the evaluated model {mine}; longer texts are new to it")
     return other

@@ -9,6 +9,7 @@ from llmkit.engine.profile import Profile
 from llmkit.engine.stop import Stop
 from llmkit.errors import ConfigError
 from llmkit.models.adapter import Adapter
+from tests import ranks
 from tests.checkpoint import small
 from tests.vision import small as vision
 
@@ -130,6 +131,19 @@ def test_a_token_budget_needs_rows_of_a_known_length(tmp_path, data):
         ConfigError, match=r"run\.tokens: rows of images are of no known length; set run\.steps"
     ):
         run.train(vision.recipe(data, str(tmp_path / "run"), "vae", run__steps=None, run__tokens=99), "cpu")
+
+
+def test_tokens_are_counted_alike_with_accumulation_on_two_ranks_and_after_a_resume(tmp_path):
+    ends = {}
+    for name, stops, micro in (("whole", (4,), 4), ("accumulated", (4,), 1), ("resumed", (1, 4), 2)):
+        for steps in stops:
+            settings = {"run__steps": steps, "batch__micro_rows": micro}
+            run.train(small.recipe(str(tmp_path / name), "causal", **settings), "cpu")
+        ends[name] = [line["tokens"] for line in small.lines(tmp_path / name)]
+    ranks.run(small.train, 2, str(tmp_path / "ranks"), "causal", {"run__steps": 4})
+    ends["ranks"] = [line["tokens"] for line in small.lines(tmp_path / "ranks")]
+    assert len(set(map(tuple, ends.values()))) == 1
+    assert len(set(ends["whole"])) == 4
 
 
 def test_images_seen_a_second_are_those_of_all_draws(tmp_path, data):

@@ -13,6 +13,7 @@ import torch
 from llmkit.data.sets.pairs import render_reply
 from llmkit.errors import ConfigError, DataError
 from llmkit.eval import records, replies, scoring
+from llmkit.eval.before import opened_before
 from llmkit.eval.metrics.exact_match import ExactMatch
 from llmkit.eval.metrics.preference import Preference
 from llmkit.eval.metrics.reply_loss import ReplyLoss
@@ -223,6 +224,13 @@ def test_prompts_that_lose_their_beginning_are_counted(opened, world):
     assert Verified(Verified.Settings.model_validate(settings)).measure(small).figures["prompts_cut"] == cut
     shown = Samples(Samples.Settings(prompts=["peace " * 40, "law"], max_new=4)).measure(small)
     assert shown.figures["prompts_cut"] == 1
+
+
+def test_a_model_before_that_reads_less_is_said(opened, world, capsys):
+    opened_before(str(world / "run"), opened)
+    assert not capsys.readouterr().err
+    opened_before(str(world / "run"), narrow(opened, 200))
+    assert "reads 96 tokens, the evaluated model 200; longer texts are new to it" in capsys.readouterr().err
 
 
 def test_replies_that_leave_no_room_for_a_prompt_are_refused(opened, world):

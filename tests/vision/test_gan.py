@@ -45,6 +45,13 @@ def scores(made):
     return real, fakes, d(real, label), d(fakes["d"], label), d(fakes["g"], label)
 
 
+@pytest.mark.parametrize("loss", ["wasserstein", "relativistic"])
+@pytest.mark.parametrize("rule", [{"ada_target": 0.6}, {"stop": {"accuracy": 0.9}}])
+def test_what_is_led_by_the_sign_of_scores_is_refused_where_they_have_no_zero(loss, rule):
+    with pytest.raises(ValueError, match="scores of this loss have no zero"):
+        GanObjective.Settings(loss=loss, **rule)
+
+
 @pytest.mark.parametrize("loss", ["nonsaturating", "hinge", "wasserstein", "relativistic"])
 def test_each_loss_is_its_formula(loss):
     made = nets()

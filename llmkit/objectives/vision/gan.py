@@ -68,6 +68,8 @@ class GanObjective(Objective):
                 raise ValueError("r2 belongs to the relativistic loss; set it to 0")
             if self.stop.accuracy and self.loss in ("wasserstein", "relativistic"):
                 raise ValueError("stop.accuracy: scores of this loss have no zero; set it to 0")
+            if self.ada_target and self.loss in ("wasserstein", "relativistic"):
+                raise ValueError("ada_target: scores of this loss have no zero, so no sign; set it to 0")
             if self.stop.modes and not self.distance:
                 raise ValueError("stop.modes needs an extractor to tell classes by; set distance")
             return self
