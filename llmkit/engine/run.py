@@ -73,6 +73,8 @@ class _Run:
             self.objective = registry.find("objective", recipe.objective.name)(self.recipe.objective)
         if self.start:
             self.start.check(self.recipe, self.train_set)
+            for line in self.start.compare(self.recipe.model) if stated else ():
+                say(line)
         if self.recipe.adapter:
             adapter.check(self.recipe.adapter, self.recipe.model)
         self.fresh = fresh
@@ -277,6 +279,8 @@ def resolved(recipe: TrainRecipe, dataset) -> TrainRecipe:
         growth = Growth(recipe.batch.rows, recipe.batch.start_rows, recipe.batch.grow_steps)
         data = dataset.plan(growth.before(run.steps))
     objective = recipe.objective
+    if getattr(objective, "margin", 0) and not getattr(dataset, "counts", {}).get("with_margin", 1):
+        raise ConfigError("objective.margin: no pair of the data has a margin of its own; leave it out")
     told = [key for key in LABELS_TELL if hasattr(objective, key)]
     if missing := [key for key in told if not hasattr(dataset, key)]:
         raise ConfigError(

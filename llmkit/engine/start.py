@@ -11,6 +11,7 @@ import torch
 
 from llmkit import adapted, manifest, registry
 from llmkit.checkpoint import fragments
+from llmkit.config import Section
 from llmkit.engine.backend import Backend
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.errors import CheckpointError, ConfigError
@@ -20,6 +21,15 @@ from llmkit.opened import resolve
 
 FRESH = ("score.", "value_head.", "score_head.", "pooler.", "prior.", *(f"{head}_head." for head in LABELLED))
 """What a net may have beside the net that it starts from: it keeps its fresh values."""
+
+
+SAME = (
+    "heads", "kv_heads", "head_dim", "style", "positions", "norm", "qk_norm", "mlp", "bias", "tie", "experts",
+    "mup_width", "net", "likelihood",
+)  # fmt: skip
+"""Settings of a model without which its weights are those of another net, though they may fit."""
+FREE = ("dropout", "recompute", "init_std", "init_scale", "depth_scaled", "mixing")
+"""Settings that may differ from those of the weights: they do not change what these compute."""
 
 
 class Start:
@@ -68,6 +78,20 @@ class Start:
                 f"init: the head of {self.path} ends in the labels {', '.join(map(str, self.labels or ()))}, "
                 f"not {', '.join(labels)}; start from the run before it, or set data.labels to the former"
             )
+
+    def compare(self, model: Section) -> list[str]:
+        """How the `model` that a recipe states departs from the one whose weights these are, a line each.
+
+        ConfigError for what would read the same tensors as others, or leave some of them out.
+        """
+        if type(model) is not type(self.model):
+            return []
+        names = [name for name in type(model).model_fields if name not in FREE]
+        pairs = {name: (getattr(model, name), getattr(self.model, name)) for name in names}
+        lines = {n: f"model.{n}: {a}, but {b} in {self.path}" for n, (a, b) in pairs.items() if a != b}
+        if wrong := [name for name in lines if name in SAME]:
+            raise ConfigError(f"{lines[wrong[0]]}, whose weights mean nothing so; leave model out")
+        return list(lines.values())
 
     def fill(self, backend: Backend, name: str, resumed: bool = False) -> None:
         """Put the weights into the net called `name`, whatever its engine has made of it.

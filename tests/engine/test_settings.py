@@ -146,6 +146,23 @@ def test_tokens_are_counted_alike_with_accumulation_on_two_ranks_and_after_a_res
     assert len(set(ends["whole"])) == 4
 
 
+def test_a_net_that_reads_the_weights_of_another_is_refused_and_other_changes_are_said(tmp_path, capsys):
+    """Four heads and two have the same tensors; a net without biases would leave some of them out."""
+    base = str(tmp_path / "base")
+    run.train(small.recipe(base, "causal", run__steps=1, model__bias=True), "cpu")
+    for key, value in (("heads", 4), ("bias", False)):
+        asked = {"init": base, "run__steps": 1, "model__bias": True, f"model__{key}": value}
+        with pytest.raises(
+            ConfigError, match=rf"model\.{key}: {value}, but .* whose weights mean nothing so"
+        ):
+            run.train(small.recipe(str(tmp_path / key), "causal", **asked), "cpu")
+    asked = {"init": base, "run__steps": 1, "model__bias": True, "model__rope_theta": 5e5}
+    run.train(small.recipe(str(tmp_path / "wide"), "causal", **asked, model__dropout=0.1), "cpu")
+    said = capsys.readouterr().out
+    assert "model.rope_theta: 500000.0, but 10000.0 in " in said
+    assert "model.dropout" not in said
+
+
 def test_images_seen_a_second_are_those_of_all_draws(tmp_path, data):
     """Two critic updates a step take 8 rows each."""
     out = tmp_path / "run"

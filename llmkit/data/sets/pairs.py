@@ -100,6 +100,7 @@ class Pairs(Chats):
             return None
         if flight.found("too_long", record, len(chosen[0]) + len(rejected[0]) > self.seq_len):
             return None
+        self.counts["with_margin"] += "margin" in record
         self.counts["tokens"] += len(chosen[0]) + len(rejected[0])
         self.counts["labels"] += sum(int((labels != IGNORED).sum()) for _, labels in (chosen, rejected))
         return chosen, rejected, float(record.get("margin", 0.0))

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from llmkit.data.sets.pairs import Pairs
-from llmkit.errors import DataError
+from llmkit.engine.recipe import TrainRecipe
+from llmkit.engine.run import resolved
+from llmkit.errors import ConfigError, DataError
 from llmkit.models.blocks import initialise
 from llmkit.models.decoder import Decoder, Settings
 from llmkit.models.heads import with_head
@@ -32,6 +34,18 @@ def test_only_the_replies_are_labelled_chosen_in_odd_segments(tmp_path, tokenize
     batch, decode = dataset.batch([(0, 0)]), Tokenizer.load(tokenizer).decode
     labels = [batch["labels"][(batch["segments"] == s) & (batch["labels"] >= 0)] for s in (1, 2)]
     assert [decode(ids) for ids in labels] == ["war", "peace"]
+
+
+def test_pairs_with_a_margin_of_their_own_are_counted_and_one_must_be_there_to_weigh_it(tmp_path, tokenizer):
+    rows = [pair("Which?", "war", "peace"), pair("And?", "law", "war", margin=2.0)]
+    settings = {"name": "pairs", "data": str(tmp_path / "data"), "tokenizer": tokenizer}
+    tree = {"run": {"steps": 1}, "model": {"name": "decoder"}, "objective": {"name": "reward", "margin": 1.0}}
+    recipe = TrainRecipe.model_validate({**tree, "data": settings})
+    both = opened(tmp_path, rows, tokenizer)
+    assert (both.counts["pairs"], both.counts["with_margin"]) == (2, 1)
+    assert resolved(recipe, both).objective.margin == 1.0
+    with pytest.raises(ConfigError, match=r"objective\.margin: no pair of the data has a margin of its own"):
+        resolved(recipe, opened(tmp_path, rows[:1], tokenizer))
 
 
 def test_ends_are_the_last_tokens_of_each_text(tmp_path, tokenizer, pairs):
