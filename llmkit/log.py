@@ -63,9 +63,12 @@ class Metrics:
         line = {"step": step, "time": round(time.time(), 3), **figures}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
-        for name, value in figures.items():
-            if self.board and isinstance(value, (int, float)):
-                self.board.add_scalar(name, value, step)
+        numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}
+        if self.board and numbers:
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+            self.board.file_writer.add_summary(Summary(value=values), step)  # one event for all of them
 
     def picture(self, step: int, name: str, content: bytes) -> None:
         """Show a PNG or GIF file in TensorBoard as it is, under its name without the ending."""

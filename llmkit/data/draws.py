@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from llmkit.data.order import mix
+from llmkit.splitmix import mix
 
 
 class Draws:

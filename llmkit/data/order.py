@@ -12,16 +12,9 @@ from itertools import accumulate
 
 import numpy as np
 
-_MASK = (1 << 64) - 1
+from llmkit.splitmix import MASK, mix, mixed
+
 _ROUNDS = 6
-
-
-def mix(value: int) -> int:
-    """A 64-bit hash of a 64-bit number (the finaliser of splitmix64, Steele et al. 2014)."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
-    return value ^ (value >> 31)
 
 
 def scatter(i: int, n: int, key: int) -> int:
@@ -63,14 +56,6 @@ def subset(n: int, count: int | None) -> np.ndarray:
     return np.sort(np.array(scattered(n, key=0)[:count], np.int64))
 
 
-def mixed(values: np.ndarray) -> np.ndarray:
-    """`mix` of each of an array of uint64."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
 TABLE = 1 << 17
 """Rows up to which an epoch's shuffle is computed whole: 40 ms then, and a tenth of the time a row."""
 
@@ -81,7 +66,7 @@ class Order:
     def __init__(self, n: int, seed: int):
         self.n = n
         self.seed = seed
-        self._key = key = functools.lru_cache(maxsize=2)(lambda epoch: mix(mix(seed & _MASK) ^ epoch))
+        self._key = key = functools.lru_cache(maxsize=2)(lambda epoch: mix(mix(seed & MASK) ^ epoch))
         self._whole = functools.lru_cache(maxsize=2)(lambda epoch: scattered(n, key(epoch)))
 
     def row(self, sample: int) -> int:

@@ -62,13 +62,15 @@ class Backend:
         """Sums over ranks, as float64 tensors of the same shapes on the device: no host waits for them."""
         if not numbers:
             return {}
-        keys = sorted(numbers)
-        mine = [torch.as_tensor(numbers[k], dtype=torch.float64, device=self.device) for k in keys]
-        flat = torch.cat([number.reshape(-1) for number in mine])
-        if self.world > 1:
-            torch.distributed.all_reduce(flat)
-        parts = flat.split([number.numel() for number in mine])
-        return {k: part.view(number.shape) for k, part, number in zip(keys, parts, mine, strict=True)}
+        mine = {
+            k: torch.as_tensor(numbers[k], dtype=torch.float64, device=self.device) for k in sorted(numbers)
+        }
+        if self.world == 1:
+            return mine
+        flat = torch.cat([number.reshape(-1) for number in mine.values()])
+        torch.distributed.all_reduce(flat)
+        parts = flat.split([number.numel() for number in mine.values()])
+        return {k: part.view(mine[k].shape) for k, part in zip(mine, parts, strict=True)}
 
     def begin(self, phase: Phase, key: int, factor: float) -> None:
         """Start an update: learning rates times `factor`, dropout seeded by (key, rank, micro-batch)."""

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.optim._adafactor import adafactor as torch_adafactor
-from torch.optim.adamw import adamw as torch_adamw
 from torch.optim.sgd import sgd as torch_sgd
 
 State = dict[str, Tensor]
@@ -75,11 +74,14 @@ def adamw(
     """Loshchilov & Hutter 2019: torch's fused kernel, which skips by itself where `found_inf` is 1."""
     firsts, seconds, steps = ([s[kind] for s in states] for kind in ("exp_avg", "exp_avg_sq", "step"))
     beta1, beta2 = group["betas"]
-    torch_adamw(
-        params, _grads(params), firsts, seconds, [], steps, fused=True, found_inf=found_inf, amsgrad=False,
+    torch._foreach_add_(steps, 1)
+    torch._fused_adamw_(
+        params, _grads(params), firsts, seconds, [], steps, found_inf=found_inf, amsgrad=False,
         beta1=beta1, beta2=beta2, lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
         maximize=False,
     )  # fmt: skip
+    if found_inf is not None:  # a step that is skipped does not count
+        torch._foreach_sub_(steps, [found_inf] * len(steps))
 
 
 def lion(group: Group, params: list[Tensor], states: list[State], cut: Cut, found_inf: Tensor | None) -> None:

@@ -3,11 +3,11 @@
 import numpy as np
 
 from llmkit.data.draws import Draws, keyed
-from llmkit.data.order import mix
+from llmkit.splitmix import mix
 
 
 def test_the_sequence_is_splitmix64():
-    """The numbers of `order.mix`, one at a time, in plain integers: no machine or library changes them."""
+    """The numbers of `splitmix.mix`, one at a time, in plain integers: no machine or library changes them."""
     step = 0x9E3779B97F4A7C15
     expected = [(mix((5 + i * step) % 2**64) >> 11) / 2**53 for i in range(4)]
     draws = Draws(5)

@@ -1,7 +1,10 @@
 """Keyed noise: the distributions it claims, and nothing but the key decides."""
 
+import hashlib
+
 import torch
 
+from llmkit.splitmix import MASK, ODD, mix
 from llmkit.vision import noise
 
 KEYS = noise.keys(3, 2000)
@@ -42,3 +45,14 @@ def test_integers_are_in_range_and_all_of_them_come():
     assert drawn.min() == 0
     assert drawn.max() == 9
     assert (drawn.bincount() - 200).abs().max() < 70
+
+
+def test_bits_are_splitmix64_of_key_purpose_and_counter_as_a_gpu_has_them():
+    """numpy's and torch's arithmetic against plain integers: runs on a CPU and on a GPU draw the same."""
+    keys, drawn = KEYS[:5], noise.bits(KEYS[:5], "z", (3, 4))
+    salt = int.from_bytes(hashlib.blake2b(b"z", digest_size=8).digest(), "little")
+    for key, row in zip(keys.tolist(), drawn.flatten(1).tolist(), strict=True):
+        start = mix((((key & MASK) ^ salt) - ODD) & MASK)
+        assert [value & MASK for value in row] == [mix((start + i * ODD) & MASK) for i in range(12)]
+    there = torch.tensor(mix(7) - (1 << 64) if mix(7) >> 63 else mix(7))
+    assert noise._mix(torch.tensor(7) + noise._ODD) == there

@@ -15,8 +15,9 @@ import torch
 from pydantic import Field
 
 from llmkit.config import Section
-from llmkit.data.order import mix, subset
+from llmkit.data.order import subset
 from llmkit.registry import register
+from llmkit.splitmix import mix
 
 FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "x": 32, "y": 32}
 """How many values each factor has, the last varying fastest."""

@@ -22,10 +22,11 @@ from llmkit import registry
 from llmkit.config import Section
 from llmkit.data import pictures, tables
 from llmkit.data.captions import numbered, vocabulary
-from llmkit.data.order import mix, mixed, subset
+from llmkit.data.order import subset
 from llmkit.errors import ConfigError
 from llmkit.log import say
 from llmkit.registry import register
+from llmkit.splitmix import mix, mixed
 
 AUGMENT = 0xA061
 """Keeps draws for augmentation apart from those that losses make of the same key."""

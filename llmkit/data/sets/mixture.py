@@ -16,9 +16,10 @@ from pydantic import Field, model_validator
 from llmkit import manifest, registry
 from llmkit.config import Component, Section
 from llmkit.data.mix import Mix, Source
-from llmkit.data.order import Order, mix
+from llmkit.data.order import Order
 from llmkit.errors import ConfigError
 from llmkit.registry import register
+from llmkit.splitmix import mix
 
 
 class Stage(Section):
