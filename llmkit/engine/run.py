@@ -345,6 +345,11 @@ def _fits(model, dataset) -> None:
             "leave it out, or set data.captions and data.source as they were"
         )
     start, read = getattr(model, "start", None), getattr(dataset, "start", None)
+    if bool(start) != bool(read) and hasattr(dataset, "vocab_size") and hasattr(model, "vocab_size"):
+        raise ConfigError(
+            f"data: rows have {'two sides' if read else 'one side'}, and a model that is "
+            f"{'no' if read else 'an'} encoder-decoder reads {'one' if read else 'two'}; change data or model"
+        )
     if start and read and start != read:
         raise ConfigError(
             f"model.start: {start}, but the data's decoder reads {read} first; set model.start={read}"

@@ -1,5 +1,7 @@
 """Settings that would mean nothing to a run end it or are said; counts go on where they were."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -161,6 +163,14 @@ def test_a_net_that_reads_the_weights_of_another_is_refused_and_other_changes_ar
     said = capsys.readouterr().out
     assert "model.rope_theta: 500000.0, but 10000.0 in " in said
     assert "model.dropout" not in said
+
+
+@pytest.mark.parametrize(("name", "start"), [("encdec", None), ("decoder", "pad"), ("encoder", "pad")])
+def test_rows_of_two_sides_are_an_encoder_decoders(tmp_path, name, start):
+    recipe = small.recipe(str(tmp_path), "causal", model={"name": name, "width": 16, "heads": 2})
+    sides = "two sides" if start else "one side"
+    with pytest.raises(ConfigError, match=f"data: rows have {sides}, and a model that is"):
+        run.resolved(recipe, SimpleNamespace(vocab_size=29, start=start))
 
 
 def test_images_seen_a_second_are_those_of_all_draws(tmp_path, data):
