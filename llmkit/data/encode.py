@@ -32,7 +32,7 @@ _HEAD = struct.Struct("<QQQ")
 
 
 class Encoded(NamedTuple):
-    """Documents of a span: tokens of each (BOS included), the ids of all, and the bytes of their text."""
+    """Documents of a span: tokens of each (with BOS and EOS), the ids of all, and the bytes of their text."""
 
     lengths: np.ndarray
     ids: np.ndarray
@@ -44,22 +44,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def encoded(path: Path, folder: Path, workers: int = 0) -> Iterator[Encoded]:
-    """The documents of `path` with the tokenizer in `folder`; 0 workers: one per core, where it is worth it.
+def encoded(path: Path, folder: Path, workers: int = 0, eos: bool = False) -> Iterator[Encoded]:
+    """The documents of `path` by the tokenizer in `folder`, each behind a BOS and, if `eos`, before an EOS.
 
-    DataError if a line is no document or a process is lost.
+    0 workers: one per core, where it is worth it. DataError if a line is no document or a process is lost.
     """
     spans = -(-path.stat().st_size // SPAN)
     wanted = min(workers or cores(), spans)
     if wanted <= 1 or (not workers and spans < 8):
-        yield from _spans(path, folder, 0, 1)
+        yield from _spans(path, folder, 0, 1, eos)
         return
     root = str(Path(llmkit.__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, *COMMAND, str(path), str(folder)]
     dtype = id_type(Tokenizer.load(folder).vocab_size)
     children = [
-        subprocess.Popen([*command, str(i), str(wanted)], stdout=subprocess.PIPE, env=env)
+        subprocess.Popen([*command, str(i), str(wanted), str(int(eos))], stdout=subprocess.PIPE, env=env)
         for i in range(wanted)
     ]
     try:
@@ -83,17 +83,17 @@ def _read(pipe, path: Path, dtype: np.dtype) -> Encoded:
     return Encoded(lengths, np.frombuffer(body, dtype, tokens, 4 * documents), size)
 
 
-def _spans(path: Path, folder: Path, first: int, step: int) -> Iterator[Encoded]:
+def _spans(path: Path, folder: Path, first: int, step: int, eos: bool) -> Iterator[Encoded]:
     """Every `step`th span from number `first` on, encoded here."""
     tokenizer = Tokenizer.load(folder)
-    dtype = id_type(tokenizer.vocab_size)
+    dtype, end = id_type(tokenizer.vocab_size), [tokenizer.eos] if eos else []
     with path.open("rb") as file:
         for start in range(first * SPAN, path.stat().st_size, step * SPAN):
             try:
                 found = list(chain.from_iterable(map(texts, _lines(file, start, start + SPAN))))
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"{path}: a line is no document ({error}); collect it again") from None
-            rows = [[tokenizer.bos, *ids] for ids in tokenizer.encode_all(found)]
+            rows = [[tokenizer.bos, *ids, *end] for ids in tokenizer.encode_all(found)]
             lengths = np.array([len(row) for row in rows], "<i4")
             ids = np.fromiter(chain.from_iterable(rows), dtype, int(lengths.sum(dtype=np.int64)))
             yield Encoded(lengths, ids, sum(len(text.encode()) for text in found))
@@ -108,12 +108,12 @@ def _lines(file, start: int, end: int) -> Iterator[bytes]:
         yield line
 
 
-def main(path: str, folder: str, first: str, step: str) -> int:
+def main(path: str, folder: str, first: str, step: str, eos: str) -> int:
     """One process: its spans to standard output."""
     out = sys.stdout.buffer
     gc.disable()  # nothing here is circular, and looking through millions of lists takes a tenth of the time
     try:
-        for span in _spans(Path(path), Path(folder), int(first), int(step)):
+        for span in _spans(Path(path), Path(folder), int(first), int(step), eos == "1"):
             out.write(_HEAD.pack(len(span.lengths), len(span.ids), span.bytes))
             out.write(span.lengths.tobytes() + span.ids.tobytes())
             out.flush()

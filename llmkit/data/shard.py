@@ -36,6 +36,9 @@ class Shard(Section):
         description="most tokens of a shard file, 2 or 4 bytes each; documents are not cut",
         ge=1000,
     )
+    eos: bool = Field(
+        False, description="close every document with EOS, so that a decoder learns where one ends"
+    )
     workers: int = Field(
         0,
         description="processes that encode; 0: one per core. The bytes do not depend on it",
@@ -110,7 +113,7 @@ def _write(settings: Shard, tokenizer: Tokenizer, split: str, out: Path) -> dict
     totals = {"documents": 0, "tokens": 0, "bytes": 0}
     number = 0
     writer = Writer(out / f"{split}_{number:05d}", id_type(tokenizer.vocab_size))
-    spans = encoded(path, Path(settings.tokenizer), settings.workers)
+    spans = encoded(path, Path(settings.tokenizer), settings.workers, settings.eos)
     for lengths, ids, size in watched(spans, f"encoding {split}"):
         totals["documents"] += len(lengths)
         totals["tokens"] += len(ids)

@@ -84,14 +84,19 @@ def read_text(path: str) -> str:
     return text
 
 
-def training_documents(path: str, limit_bytes: int) -> list[str]:
-    """Documents of a collected train.jsonl, whole ones up to `limit_bytes`, or the start of a text file."""
+def documents(path: str, limit_bytes: int) -> list[str]:
+    """Documents of a collected .jsonl, whole ones up to `limit_bytes`, or the start of a text file.
+
+    DataError where there are none.
+    """
     if not path.endswith(".jsonl"):
         return [read_text(path)[:limit_bytes]]
-    documents, size = [], 0
+    found, size = [], 0
     for record in read_jsonl(Path(path)):
         size += len(record["text"].encode())
-        if size > limit_bytes and documents:
+        if size > limit_bytes and found:
             break
-        documents.append(record["text"])
-    return documents
+        found.append(record["text"])
+    if not found:
+        raise DataError(f"{path}: holds no document; collect more, or hold out more of it")
+    return found

@@ -75,6 +75,22 @@ def test_documents_come_back_whole_and_in_order(made, tokenizer_dir):
     assert result["counts"]["train_bytes"] == sum(len(text.encode()) for text in found)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_documents_are_closed_where_it_is_asked_for(tmp_path, tokenizer_dir, monkeypatch, workers):
+    monkeypatch.setattr(encode, "SPAN", 400)
+    monkeypatch.setattr(encode, "COMMAND", ["-c", SMALL_SPANS])
+    texts = [f"Document {i}: " + "as it is. " * (i % 9) for i in range(30)]
+    data = collected(tmp_path / "data", texts)
+    (tmp_path / "out").mkdir()
+    shard.work(
+        shard.Shard(data=data, tokenizer=str(tokenizer_dir), eos=True, workers=workers), tmp_path / "out"
+    )
+    tokenizer, indexed = Tokenizer.load(tokenizer_dir), Indexed(tmp_path / "out/train_00000")
+    found = np.split(indexed.ids, np.cumsum(indexed.lengths)[:-1])
+    assert all(ids[0] == tokenizer.bos and ids[-1] == tokenizer.eos for ids in found)
+    assert [tokenizer.decode(ids[1:-1]) for ids in found] == [t for i, t in enumerate(texts) if i % 10]
+
+
 def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path, tokenizer_dir, monkeypatch):
     """Spans of 1 MB become spans of 400 bytes here, and in the processes that are started."""
     monkeypatch.setattr(encode, "SPAN", 400)

@@ -10,6 +10,7 @@ import torch
 from llmkit.errors import ConfigError, DataError
 from llmkit.eval import scoring
 from llmkit.eval.metrics.bits_per_byte import BitsPerByte, blocks, perplexities, window_nll
+from llmkit.eval.ngram import KneserNey
 
 
 def test_perplexities_have_the_conventional_values():
@@ -74,6 +75,30 @@ def test_baselines_see_the_training_text_and_are_ranked(opened, world):
     assert found["baseline_train_bytes"] == len(raw.encode())
 
 
+def test_documents_are_predicted_one_by_one(opened, world):
+    data = world / "data"
+    settings = {
+        "text": str(data / "heldout.jsonl"),
+        "baselines": True,
+        "train_text": str(data / "train.jsonl"),
+    }
+    measured = BitsPerByte(BitsPerByte.Settings(**settings)).measure(opened)
+    found, texts = measured.figures, [json.loads(line)["text"] for line in (data / "heldout.jsonl").open()]
+    assert len(texts) > 5
+    ids = [np.array([opened.tokenizer.bos, *opened.tokenizer.encode(text)]) for text in texts]
+    nll = sum(window_nll(opened.net, one, opened.net.settings.context).sum() for one in ids)
+    size = sum(len(text.encode()) for text in texts)
+    assert found["bits_per_byte"] == pytest.approx(nll / math.log(2) / size)
+    assert found["bytes"] == size == sum(row["weight"] for row in measured.rows)
+    train = [json.loads(line)["text"] for line in (data / "train.jsonl").open()]
+    train = np.concatenate([[opened.tokenizer.bos, *opened.tokenizer.encode(text)] for text in train])
+    stream = np.concatenate(ids)
+    log2 = KneserNey(train, opened.tokenizer.vocab_size).log2_probs(stream, start=1)[2]
+    assert found["baseline"]["kn2"] == pytest.approx(-log2[stream[1:] != opened.tokenizer.bos].sum() / size)
+    few = BitsPerByte(BitsPerByte.Settings(text=settings["text"], max_bytes=1)).measure(opened).figures
+    assert few["bytes"] == len(texts[0].encode()), "whole documents, one at least"
+
+
 def test_a_hidden_markov_model_is_a_baseline_where_one_is_asked_for(opened, world):
     data = world / "data"
     settings = {"text": str(data / "heldout.txt"), "baselines": True, "train_text": str(data / "train.jsonl")}
@@ -91,10 +116,13 @@ def test_unusable_texts_are_named(opened, tmp_path):
 
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "none.jsonl").write_text("")
     with pytest.raises(DataError, match=r"empty\.txt: is empty"):
         measure(text=str(tmp_path / "empty.txt"))
     with pytest.raises(DataError, match=r"latin\.txt: not UTF-8 text at byte 3"):
         measure(text=str(tmp_path / "latin.txt"))
+    with pytest.raises(DataError, match=r"none\.jsonl: holds no document"):
+        measure(text=str(tmp_path / "none.jsonl"))
     with pytest.raises(DataError, match=r"gone\.txt: there is no such text file"):
         measure(text=str(tmp_path / "gone.txt"))
     with pytest.raises(ConfigError, match="train_text: the baselines need"):

@@ -6,10 +6,12 @@
 
 Bits per byte is the sum of all tokens' negative log-likelihoods / ln 2 / the raw bytes of the file, so it
 compares across tokenizers. Nothing is averaged before the end, and only one batch of windows is in memory
-at a time.
+at a time. Of a .jsonl every document is such a string of its own: right where documents are short, since a
+net that reads each behind a BOS has never seen one follow another.
 """
 
 import math
+import sys
 from typing import Literal
 
 import numpy as np
@@ -33,7 +35,9 @@ class BitsPerByte(Metric):
 
     class Settings(Section):
         name: Literal["bits_per_byte"] = "bits_per_byte"
-        text: str = Field(description="raw held-out text file")
+        text: str = Field(
+            description="raw held-out text file, or a .jsonl of documents that are predicted one by one"
+        )
         window: int | None = Field(
             None, gt=1, description="targets of a window, in tokens; default: the net's context"
         )
@@ -61,14 +65,13 @@ class BitsPerByte(Metric):
         s = self.settings
         if s.baselines and not s.train_text:
             raise ConfigError("train_text: the baselines need the training text; set it, or baselines=false")
-        text = records.read_text(s.text)
-        if s.max_bytes:
-            text = text.encode()[: s.max_bytes].decode(errors="ignore")
-        ids = np.array([opened.tokenizer.bos, *opened.tokenizer.encode(text)])
+        texts = self._texts()
+        ids = [np.array([opened.tokenizer.bos, *one]) for one in opened.tokenizer.encode_all(texts)]
         window = s.window or opened.net.settings.context
-        nll = window_nll(opened.net, ids, window)
-        size = len(text.encode())
-        rows = blocks(nll, opened.tokenizer.piece_bytes()[ids[1:]], records.digest(text.encode()))
+        nll = np.concatenate([window_nll(opened.net, one, window) for one in ids])
+        pieces = opened.tokenizer.piece_bytes()[np.concatenate([one[1:] for one in ids])]
+        text, size = "\n\n".join(texts), sum(len(one.encode()) for one in texts)
+        rows = blocks(nll, pieces, records.digest(text.encode()))
         interval = bootstrap(*zip(*((row["value"], row["weight"]) for row in rows), strict=True), key=s.text)
         figures = {
             **perplexities(float(nll.sum()), len(nll), len(text.split()), size),
@@ -79,26 +82,36 @@ class BitsPerByte(Metric):
             "text": s.text,
         }
         if s.baselines:
-            figures |= self._baselines(opened.tokenizer, text, ids, figures["bits_per_byte"])
+            figures |= self._baselines(opened.tokenizer, text, size, ids, figures["bits_per_byte"])
         return Measured(figures, rows)
 
-    def _baselines(self, tokenizer, text: str, ids: np.ndarray, model: float) -> dict:
+    def _texts(self) -> list[str]:
+        """The texts that are predicted, each for itself: of a text file the one."""
+        s = self.settings
+        if s.text.endswith(".jsonl"):
+            return records.documents(s.text, s.max_bytes or sys.maxsize)
+        text = records.read_text(s.text)
+        return [text.encode()[: s.max_bytes].decode(errors="ignore")]
+
+    def _baselines(self, tokenizer, text: str, size: int, ids: list[np.ndarray], model: float) -> dict:
         """Bits per byte of each baseline, after the same training text, and which of them the net beats."""
-        shown = records.training_documents(self.settings.train_text, self.settings.baseline_mib << 20)
+        shown = records.documents(self.settings.train_text, self.settings.baseline_mib << 20)
         raw = "\n\n".join(shown).encode()
-        size = len(text.encode())
         bits = {name: 8 * n / size for name, n in compressors.conditional_bytes(text.encode(), raw).items()}
-        blank = tokenizer.encode("\n\n")
-        train = [tokenizer.bos]
+        alone = self.settings.text.endswith(".jsonl")
+        before, after = ([tokenizer.bos], []) if alone else ([], tokenizer.encode("\n\n"))
+        train = [] if alone else [tokenizer.bos]
         for document in tokenizer.encode_all(shown):
-            train += document + blank
-        log2 = KneserNey(np.array(train), tokenizer.vocab_size).log2_probs(ids, start=1)
+            train += before + document + after
+        stream = np.concatenate(ids)
+        told = stream[1:] != tokenizer.bos
+        log2 = KneserNey(np.array(train), tokenizer.vocab_size).log2_probs(stream, start=1)
         for order, name in enumerate(("unigram", "kn2", "kn3", "kn4"), 1):
-            bits[name] = float(-log2[order].sum() / size)
+            bits[name] = float(-log2[order][told].sum() / size)
         states, more = self.settings.hmm_states, {}
         if states:
             hidden = hmm.fit(np.array(train), tokenizer.vocab_size, states)
-            bits["hmm"] = float(-hidden.log2_probs(ids, start=1).sum() / size)
+            bits["hmm"] = float(-hidden.log2_probs(stream, start=1)[told].sum() / size)
             more = {"hmm": {"states": states, "rounds": len(hidden.rounds), "train_tokens": hidden.fitted_to}}
         return {
             "baseline": bits,
@@ -132,6 +145,7 @@ def window_nll(net: torch.nn.Module, ids: np.ndarray, window: int) -> np.ndarray
     """Negative log-likelihood in nats of ids[1:], (N,) float64, by disjoint windows of `window` targets."""
     device = next(net.parameters()).device
     count = len(ids) - 1
+    window = min(window, max(1, count))
     rows = -(-count // window)
     inputs, labels = np.zeros((rows, window), np.int64), np.full((rows, window), -100, np.int64)
     inputs.flat[:count], labels.flat[:count] = ids[:-1], ids[1:]
