@@ -60,6 +60,38 @@ class KneserNey:
                 )
         return found
 
+    def sample(
+        self, ids: list[int], max_new: int, stop: int, draw: np.random.Generator, order: int
+    ) -> list[int]:
+        """What the model of `order` writes after `ids`: at most `max_new`, without the `stop` that ends it.
+
+        Equation 24 read as a recipe: with the mass that the discounts keep draw a token that training saw
+        after the context, with the mass that they freed draw from the next lower order instead.
+        """
+        levels = []
+        for k, table in enumerate(self.orders[:order], 1):
+            counts = table.counts if k == order else table.continuations
+            levels.append((k, table, counts, _discounts(counts)))
+        stream = list(ids)
+        while (
+            len(stream) < len(ids) + max_new and (token := self._draw(stream[-order:], levels, draw)) != stop
+        ):
+            stream.append(token)
+        return stream[len(ids) :]
+
+    def _draw(self, recent: list[int], levels: list, draw: np.random.Generator) -> int:
+        after, ids = np.array([len(recent)]), np.array([*recent, 0])
+        for k, table, counts, discount in reversed(levels):
+            context = int(self._contexts(ids, after, k)[0])
+            if context < 0:
+                continue
+            low, high = np.searchsorted(table.keys, np.array([context, context + 1]) * self.vocab_size)
+            seen = counts[low:high]
+            kept = np.cumsum(seen - discount[np.minimum(seen, 3)])
+            if (mass := draw.random() * seen.sum()) < kept[-1]:
+                return int(table.keys[low + np.searchsorted(kept, mass, side="right")] % self.vocab_size)
+        return int(draw.integers(self.vocab_size))
+
     def _contexts(self, ids, target, k):
         """The number of the k-1 tokens before each target, -1 where training never saw them."""
         context = np.where(target >= k - 1, 0, -1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import manifest
-from llmkit.report import lineage, markup, recompute, samples, verdict, vision
+from llmkit.report import lineage, markup, recompute, samples, tunes, verdict, vision
 from llmkit.report.curves import bars, line_chart
 from llmkit.report.markup import duration, number, percent, span
 from llmkit.report.records import Roles, Stage, read_json, series
@@ -49,6 +49,7 @@ def contents(roles: Roles, figures: dict[str, Any]) -> list[markup.Part]:
         _instructions(roles, figures),
         _reward(roles, figures),
         _preference(roles, figures),
+        tunes.part(figures.get("tunes", {})),
         samples.part(roles),
         vision.part(figures.get("vision", {})),
         _origin(roles),

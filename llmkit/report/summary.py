@@ -4,7 +4,7 @@ stages[] {name, seconds, status}      data {heldout}      export {path, max_abs_
 tokenizer_mismatches} pretrain {bits_per_byte, baseline {xz, bz2, unigram, kn2, kn3, kn4},
 tokens_per_second, export} sft {loss_before, loss_after, exact_match}      reward {accuracy, ci95, pairs,
 longer_wins, by_source} preference {accuracy_before, accuracy_after, ci95, chosen_logprob_change, kl}
-vision {stage: as vision.py says}
+tunes {as the metric says}      vision {stage: as vision.py says}
 ci95: of after - before, paired
 """
 
@@ -23,6 +23,7 @@ def summary(roles: Roles) -> dict[str, Any]:
         "sft": _sft(roles),
         "reward": _reward(roles),
         "preference": _preference(roles),
+        "tunes": _tunes(roles),
         "export": _export(roles.export()),
         "vision": vision.summary(roles),
     }
@@ -67,6 +68,11 @@ def _reward(roles: Roles) -> dict[str, Any]:
     pairs = evaluated.task("reward_accuracy") if evaluated else {}
     keys = ("accuracy", "ci95", "pairs", "longer_wins", "above_longer_wins", "above_longer_wins_ci95")
     return _pick(pairs, *keys, "length_correlation", "calibration_error", "by_source")
+
+
+def _tunes(roles: Roles) -> dict[str, Any]:
+    evaluated = roles.evaluation("pretrain")
+    return evaluated.task("tunes") if evaluated else {}
 
 
 def _preference(roles: Roles) -> dict[str, Any]:

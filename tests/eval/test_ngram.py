@@ -37,6 +37,25 @@ def test_the_arrays_compute_what_the_formulas_say(text):
         assert found[order] == pytest.approx(plain)
 
 
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_what_is_written_follows_the_probabilities(text, order):
+    model, draw, n = KneserNey(text, V), np.random.default_rng(0), 1000
+    for context in ([int(x) for x in text[40:43]], [3, V - 1, V - 1], [5]):
+        drawn = [model.sample(context, 1, stop=-1, draw=draw, order=order)[0] for _ in range(n)]
+        rows = [model.log2_probs(np.array([*context, w]), start=len(context)) for w in range(V)]
+        p = np.array([2.0 ** row[order][0] for row in rows])
+        assert (abs(np.bincount(drawn, minlength=V) / n - p) < 4 * np.sqrt(p * (1 - p) / n)).all()
+
+
+def test_writing_ends_at_the_stop_token_or_after_so_many(text):
+    model = KneserNey(text, V)
+    first = model.sample([3], 50, stop=-1, draw=np.random.default_rng(1), order=3)
+    assert len(first) == 50
+    stop = first[7]
+    again = model.sample([3], 50, stop=stop, draw=np.random.default_rng(1), order=3)
+    assert again == first[: first.index(stop)]
+
+
 def _plain(text, context, token, order) -> float:
     """Chen and Goodman's equations with dictionaries, over the text closed to a circle."""
     n = len(text)

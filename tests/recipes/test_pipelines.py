@@ -113,6 +113,16 @@ def test_a_tagger_and_its_twin_from_nothing_are_measured_on_the_same_sentences(t
     assert found["a"] != found["b"]
 
 
+def test_tunes_are_written_and_their_bars_counted(tmp_path):
+    done = llmkit(tmp_path, "run", "pipeline/music", "--quick", "out=runs/m")
+    assert done.returncode == 0, done.stderr + done.stdout
+    report = json.loads((tmp_path / "runs/m/report.json").read_text())
+    assert report["pretrain"]["baseline"]["hmm"] < report["pretrain"]["baseline"]["unigram"]
+    assert report["tunes"]["real"]["bars_right"] > 0.95
+    assert report["tunes"]["bars_right"] < report["tunes"]["real"]["bars_right"]
+    assert "held-out tunes" in (tmp_path / "runs/m/report.html").read_text()
+
+
 def test_a_plugin_objective_trains_from_python(tmp_path):
     root = Path(__file__).parents[2]
     code = f"""

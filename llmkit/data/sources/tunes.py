@@ -27,6 +27,10 @@ class Tunes:
         books: list[Name] = Field(
             list(get_args(Name))[:3], description=f"which collections: {', '.join(get_args(Name))}"
         )
+        header: str = Field(
+            "",
+            description="letters of the header's fields that are kept, such as XRMLK; none named: all of it",
+        )
 
     kind = "documents"
     licence = "tunes: public domain; transcriptions as in music21's corpus, which asks for non-commercial use"
@@ -42,4 +46,12 @@ class Tunes:
             for path, content in fetch.members(PACKAGE, f"music21/corpus/{book}/*.abc"):
                 parts = [part for part in _TUNE.split(content.decode("utf-8", "replace")) if part[:2] == "X:"]
                 for number, tune in enumerate(parts):
-                    yield {"id": f"{PurePosixPath(path).stem}-{number}", "text": tune.strip()}
+                    text = headed(tune, self.settings.header) if self.settings.header else tune
+                    yield {"id": f"{PurePosixPath(path).stem}-{number}", "text": text.strip()}
+
+
+def headed(tune: str, letters: str) -> str:
+    """`tune` with only those fields of its header whose letters are named, and K:, which ends a header."""
+    header, key, notes = re.split(r"^(?=K:)(.*\n?)", tune, maxsplit=1, flags=re.MULTILINE)
+    kept = [line for line in header.splitlines(keepends=True) if line[:1] in letters and line[1:2] == ":"]
+    return "".join([*kept, key, notes])
