@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from llmkit import config, manifest
+from llmkit.errors import DataError
 from llmkit.tokenizer import train
 
 
@@ -23,6 +24,8 @@ def folder(texts: Sequence[str], vocab_size: int) -> Path:
 
     Any number of processes may ask at once. ConfigError or DataError if none can be made of them.
     """
+    if not any(map(str.strip, texts)):
+        raise DataError(f"captions: all {len(texts)} of them are empty; give a set in which they are not")
     key = manifest.digest([list(texts), vocab_size, version("sentencepiece")])
     home = _cache() / key[:32]
     if (home / manifest.NAME).is_file():
@@ -31,7 +34,8 @@ def folder(texts: Sequence[str], vocab_size: int) -> Path:
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=".") as scratch:
         data, made = Path(scratch) / "texts", Path(scratch) / "made"
         data.mkdir(), made.mkdir()
-        lines = [json.dumps({"text": text}) + "\n" for text in texts]
+        spaced = [] if any(" " in text for text in texts) else [f"{texts[0]} {texts[-1]}"]
+        lines = [json.dumps({"text": text}) + "\n" for text in (*texts, *spaced)]  # a space has to be a piece
         (data / "train.jsonl").write_text("".join(lines), encoding="utf-8")
         spec = train.TokenizerSpec(data=str(data), vocab_size=vocab_size, at_most=True)
         result = train.work(spec, made)

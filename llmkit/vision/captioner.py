@@ -4,7 +4,7 @@
     tokens  <s> red ───────────────────────────────────────────────────────► decoder ◄───────────┘ ─► heart
 
 The embedding is that of the vision transformer (Dosovitskiy et al. 2021, equation 1, without its class
-token: a decoder looks at the patches themselves, as in Chen et al. 2022). The rest is `encdec`'s.
+token: a decoder looks at the patches themselves, as in PaLI, Chen et al. 2022). The rest is `encdec`'s.
 """
 
 from typing import Any, ClassVar, Literal

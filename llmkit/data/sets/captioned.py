@@ -46,7 +46,7 @@ class Captioned(Images):
         )
         quick_values: ClassVar[dict[str, Any]] = {"rows": 256}
 
-    uncaptioned = "take a set that has, or data.caption_column where they are"
+    uncaptioned = "take a set that has captions, or say in data.caption_column where they are"
     start = "bos"
 
     def __init__(self, settings: Settings, split: Literal["train", "heldout"], seed: int):

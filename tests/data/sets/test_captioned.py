@@ -106,10 +106,20 @@ def test_a_tokenizer_is_learnt_once_and_from_training_captions_alone(tmp_path):
     assert str(tmp_path.parent) not in (folder / "spec.yaml").read_text()
 
 
+def test_captions_of_one_word_or_one_letter_have_a_tokenizer_too():
+    for texts in (["cat", "dog"] * 4, ["a"], ["", "\u732b", "\u72ac"]):
+        tokenizer = Tokenizer.load(learnt.folder(texts, 1024))
+        assert [tokenizer.decode(tokenizer.encode(text)) for text in texts] == texts
+
+
 def test_a_set_without_captions_is_refused_in_a_line(tmp_path):
     np.savez(tmp_path / "bare.npz", images=np.zeros((4, 6, 6), np.uint8))
-    with pytest.raises(ConfigError, match=r"data\.captions: .*bare\.npz has none; take a set that has"):
+    with pytest.raises(
+        ConfigError, match=r"data\.captions: .*bare\.npz has none; take a set that has captions"
+    ):
         opened(str(tmp_path / "bare.npz"))
+    with pytest.raises(DataError, match=r"captions: all 9 of them are empty"):
+        opened(archive(tmp_path, [" "] * 10))
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"metadata\.jsonl: is not there"):
         opened(str(tmp_path))
