@@ -14,6 +14,7 @@ import torch
 from pydantic import model_validator
 
 from llmkit.config import Component, Field, Section
+from llmkit.log import warn
 from llmkit.models.crossentropy import IGNORED
 from llmkit.objectives.phase import Objective, add
 from llmkit.objectives.rl import kl, rollout, watch
@@ -21,6 +22,8 @@ from llmkit.objectives.rl.rewards import Rewards
 from llmkit.objectives.rl.surrogate import aggregate, clipped
 from llmkit.objectives.watch import heed
 
+BOUNDS = ("clip", "clip_high", "dual_clip", "value_clip")
+"""Settings that bound how far the updates of one step go."""
 SHOWN = 24
 """Replies of a sample table."""
 
@@ -119,12 +122,20 @@ class PolicyGradient(Objective):
         return self.settings.epochs * self.settings.minibatches
 
     def build(self, make):
+        self._say_unclipped()
         nets = {"model": make(dropout=0.0)}
         if self.settings.referred:
             nets["reference"] = make(dropout=0.0)
         return nets | {
             net: make(head="score", net=net, dropout=0.0) for net in ("reward", "judge") if net in self.inits
         }
+
+    def _say_unclipped(self) -> None:
+        """Name the bounds that were set though a step's only update is by the policy that spoke."""
+        fields = type(self.settings).model_fields
+        for key in BOUNDS if self.updates == 1 else ():
+            if key in fields and getattr(self.settings, key) != fields[key].default:
+                warn(f"objective.{key}: acts from a step's second update on; set epochs or minibatches")
 
     # ---- replies -------------------------------------------------------------------------------------------
 
