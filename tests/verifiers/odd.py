@@ -19,10 +19,13 @@ class Odd(Verifier):
         name: str = "odd"
         kill: str = Field("", description="file in which replies are counted; a run dies only once")
         at: int = Field(0, description="which reply is the run's last")
+        broken: bool = Field(False, description="has no opinion: every reply raises")
 
     needs = ()
 
     def score(self, reply, record):
+        if self.settings.broken:
+            raise ValueError(reply)
         if self.settings.kill:
             with open(self.settings.kill, "a") as file:
                 file.write(".")

@@ -68,9 +68,9 @@ def test_nets_start_from_the_checkpoints_that_they_are_given(tmp_path, tokenizer
 
 def test_a_reply_whose_verifier_failed_counts_once_however_often_it_is_trained_on(tmp_path, tokenizer_dir):
     small.lists(tmp_path / "lists")
-    hung = {"name": "grpo", "samples": 2, "epochs": 3, "rewards": [{"name": "odd", "timeout_s": 1e-6}]}
+    broken = {"name": "grpo", "samples": 2, "epochs": 3, "rewards": [{"name": "odd", "broken": True}]}
     settings = {"run__steps": 1, "run__eval_rows": 1, "batch__rows": 1, "batch__micro_rows": 1}
     out, data = str(tmp_path / "run"), str(tmp_path / "lists")
-    ranks.run(small.train, 1, out, data, str(tokenizer_dir), hung, settings)
+    ranks.run(small.train, 1, out, data, str(tokenizer_dir), broken, settings)
     (line,) = lines(out)
     assert (line["failed"], line["heldout/failed"]) == (pytest.approx(2), pytest.approx(2))
