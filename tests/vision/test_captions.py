@@ -10,7 +10,8 @@ from PIL import Image
 from torch import nn
 
 from llmkit.cli import main
-from llmkit.errors import ConfigError
+from llmkit.errors import ConfigError, DataError
+from llmkit.eval.compare import compare
 from llmkit.eval.metrics import captions
 from llmkit.models.blocks import initialise
 from llmkit.vision.layers import kinds, one_hot, told
@@ -129,6 +130,10 @@ def test_true_captions_are_told_from_others_and_shuffled_ones_are_not(runs, tmp_
     assert true["accuracy"] > 0.8 > 0.7 > shuffled["accuracy"], (true, shuffled)
     assert true["chance"] == pytest.approx(1 / 3)
     assert true["gain_nats"] > 5 > abs(shuffled["gain_nats"])
+    (tmp_path / "c").mkdir()
+    measured(runs["true"], tmp_path / "c", capsys, rows=40)
+    with pytest.raises(DataError, match="heldout"):  # the same places of other images are no pairs
+        compare(tmp_path / "a" / "eval", tmp_path / "c" / "eval")
 
 
 @torch.no_grad()

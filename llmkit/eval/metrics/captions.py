@@ -14,7 +14,7 @@ import torch
 from llmkit.config import Field, Section
 from llmkit.data.sets.images import Images
 from llmkit.errors import CheckpointError, ConfigError
-from llmkit.eval import statistics
+from llmkit.eval import records, statistics
 from llmkit.eval.metric import Measured, Metric
 from llmkit.eval.metrics.frechet import captioned
 from llmkit.registry import register
@@ -60,6 +60,7 @@ class Captions(Metric):
             "gain_nats": float((nll[known, 1:].mean(1) - nll[known, 0]).mean()),
             "without_known_words": int((~known).sum()),
             "samples": len(won),
+            "heldout": records.digest(held.images.numpy().tobytes()),  # rows say places: in these images
         }
         places = np.flatnonzero(known)
         return Measured(
