@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from llmkit import caches
 from llmkit.data import readers
 from llmkit.errors import DataError
 from llmkit.log import say
@@ -72,9 +73,8 @@ used: dict[str, Package] = {}
 
 
 def cache() -> Path:
-    """The directory of fetched data: $XDG_CACHE_HOME or ~/.cache, then llmkit/data."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "llmkit" / "data"
+    """The directory of fetched data."""
+    return caches.folder("data")
 
 
 def fetch(package: Package) -> Path:

@@ -26,8 +26,8 @@ class Loader:
     micro-batch holds. A dataset may have an `order(seed)` of its own, and `groups` of row ids to be evaluated
     apart. `ledger` is told which rows each step was given.
 
-    `ahead`: prepare the next step in a thread while this one is computed. Without a GPU that is slower: the
-    thread takes a core, and the GIL, from the threads of torch that compute.
+    `ahead`: prepare the next step in a thread while this one is computed. Without a GPU that slows small nets
+    and helps no others: the thread takes a core, and the GIL, from the threads of torch that compute.
     """
 
     ledger = None

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmkit import dist, manifest
+from llmkit import caches, dist, manifest
 from llmkit.errors import ConfigError
 from llmkit.log import say
 from llmkit.models.blocks import initialise
@@ -76,9 +76,8 @@ def attach(objective: Objective, start, settled, datasets: dict[str, Any]) -> di
 
 
 def default() -> Path:
-    """$XDG_CACHE_HOME or ~/.cache, then llmkit/columns."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "llmkit" / "columns"
+    """The directory of columns."""
+    return caches.folder("columns")
 
 
 def verified(folder: Path, facts: dict[str, Any]) -> bool:

@@ -8,13 +8,12 @@ own again. A checkpoint carries a copy like that of any tokenizer.
 
 import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from llmkit import config, manifest
+from llmkit import caches, config, manifest
 from llmkit.errors import DataError
 from llmkit.tokenizer import train
 
@@ -27,7 +26,7 @@ def folder(texts: Sequence[str], vocab_size: int) -> Path:
     if not any(map(str.strip, texts)):
         raise DataError(f"captions: all {len(texts)} of them are empty; give a set in which they are not")
     key = manifest.digest([list(texts), vocab_size, version("sentencepiece")])
-    home = _cache() / key[:32]
+    home = caches.folder("tokenizers") / key[:32]
     if (home / manifest.NAME).is_file():
         return home
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -45,9 +44,3 @@ def folder(texts: Sequence[str], vocab_size: int) -> Path:
         with contextlib.suppress(OSError):  # another process has just put the same there
             made.rename(home)
     return home
-
-
-def _cache() -> Path:
-    """$XDG_CACHE_HOME or ~/.cache, then llmkit/tokenizers."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "llmkit" / "tokenizers"
