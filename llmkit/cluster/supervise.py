@@ -161,18 +161,20 @@ class _Launch:
             self._private.cleanup()
 
     def _copy(self) -> None:
-        """Everything the launcher and the ranks print: to the log; what ranks mark, to the terminal too."""
-        for text in self.process.stdout:
-            ours, text = text.startswith(MARK.encode()), text.removeprefix(MARK.encode())
+        """Everything the launcher and the ranks print: to the log; what ranks mark, to the terminal too.
+
+        A mark may stand within a line: other processes write theirs in pieces.
+        """
+        for line in self.process.stdout:
+            noise, _, said = line.partition(MARK.encode())
             self.log.parent.mkdir(parents=True, exist_ok=True)  # --fresh moves the run directory aside
             with open(self.log, "ab") as log:
-                log.write(text)
-            if ours:
-                print(text.decode(errors="replace"), end="", flush=True)
-            else:
-                self._said = (self._said + text)[-100_000:]
-                if self.closing is None and _CLOSING.search(text):
-                    self.closing = time.monotonic()
+                log.write(noise + said)
+            if said:
+                print(said.decode(errors="replace"), end="", flush=True)
+            self._said = (self._said + noise)[-100_000:]
+            if self.closing is None and _CLOSING.search(noise):
+                self.closing = time.monotonic()
 
     def _watch(self) -> None:
         """Learn which of the launcher's children is which rank, and which ranks have ended."""

@@ -27,6 +27,7 @@ rank, run = int(os.environ["RANK"]), Path(os.environ["RUN"])
 ends = dict(word.split("=") for word in sys.argv[1:])       # rank -> a code, kill, sleep or serve
 asked = []
 signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+print("part of a line, ", end="", file=sys.stderr, flush=True)
 say(f"here are {os.environ['WORLD_SIZE']} ranks, {os.environ['OMP_NUM_THREADS']} threads each")
 print("noise")
 (run / f"rank_{rank}.pid").write_text(str(os.getpid()))
