@@ -54,9 +54,8 @@ class Vae(nn.Module):
         self.decoder = halves[1](s, numbers, kinds(s))
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
-        """Fill one parameter; what a rectifier follows gets He's factor."""
-        rectified = "last" not in name and p.ndim > 1
-        fill(name, p, generator, (2 / p[0].numel()) ** 0.5 if rectified else None)
+        """Fill one parameter with the variance of torch's own layers, 1 / (3 fan in): measured better than He's."""
+        fill(name, p, generator, (3 * p[0].numel()) ** -0.5 if p.ndim > 1 else None)
 
     def encode(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, C, Y, X) -> mean and log variance of q(z|x), each (B, L) fp32."""
