@@ -24,6 +24,13 @@ def fill(name: str, p: nn.Parameter, generator: torch.Generator, std: float | No
         fill_normal(p, std or p[0].numel() ** -0.5, generator)
 
 
+@torch.no_grad()
+def fill_uniform(p: nn.Parameter, bound: float, generator: torch.Generator) -> None:
+    """Fill `p` from U(-bound, bound), drawn in fp32 on the CPU."""
+    drawn = torch.empty(p.shape, dtype=torch.float32, device="cpu")
+    p.copy_(drawn.uniform_(-bound, bound, generator=generator))
+
+
 def kinds(s) -> int:
     """How many labels a net of settings `s` knows: classes, or words of captions and none of them; 0 if it is
     told nothing. ConfigError if the images have neither.

@@ -6,6 +6,7 @@
 Letters: B images, L latent dimensions, K numbers of the likelihood (likelihood.py), C channels, Y X size.
 """
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from llmkit.config import Section
 from llmkit.registry import register
 from llmkit.vision import likelihood, noise
-from llmkit.vision.layers import fill, groups, kinds, one_hot
+from llmkit.vision.layers import fill, fill_uniform, groups, kinds, one_hot
 from llmkit.vision.likelihood import Likelihood
 
 
@@ -54,8 +55,13 @@ class Vae(nn.Module):
         self.decoder = halves[1](s, numbers, kinds(s))
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
-        """Fill one parameter with the variance of torch's own layers, 1 / (3 fan in): measured better than He's."""
-        fill(name, p, generator, (3 * p[0].numel()) ** -0.5 if p.ndim > 1 else None)
+        """Fill one parameter as torch's own layers start: biases too from U(-b, b), b = 1 / sqrt(fan in)."""
+        layer = self.get_submodule(name.rpartition(".")[0])
+        if isinstance(layer, nn.GroupNorm):
+            return fill(name, p, generator)
+        linear = isinstance(layer, nn.Linear)
+        fan_in = layer.in_features if linear else layer.in_channels * math.prod(layer.kernel_size)
+        fill_uniform(p, fan_in**-0.5, generator)
 
     def encode(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, C, Y, X) -> mean and log variance of q(z|x), each (B, L) fp32."""
