@@ -134,7 +134,7 @@ class Images:
             images = torch.zeros_like(images)
         return {
             "image": images,
-            "label": self.labels[places],
+            "label": self.labels.index_select(0, places),
             "key": torch.from_numpy(keys.view(np.int64)),
             "valid": torch.full((len(places),), bool(rows)),
         }
