@@ -21,8 +21,8 @@ from llmkit.log import warn
 class Optimizer(torch.optim.Optimizer):
     """Steps each group by its rule, then clamps to +-clamp and keeps an average in `state[p]["ema"]`.
 
-    `found_inf` (0-d float tensor, 1 = skip) makes a step do nothing; AdamW sees to that on the device, for
-    the other rules the host looks. `cut` says what lies in a tensor that is stepped.
+    `found_inf` (0-d float tensor, 1 = skip) makes a step do nothing; AdamW sees to that on a GPU, else the
+    host looks. `cut` says what lies in a tensor that is stepped.
     """
 
     def __init__(self, groups: list[dict], clamp: float = 0.0, ema: float = 0.0):
@@ -33,8 +33,11 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        if self._waits() and self.found_inf is not None and bool(self.found_inf):
-            return None
+        found_inf = self.found_inf
+        if found_inf is not None and self._host_looks(found_inf):
+            if found_inf:
+                return None
+            found_inf = None
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             for p in params:
@@ -42,12 +45,14 @@ class Optimizer(torch.optim.Optimizer):
                     self.state[p] = self.fresh(p, group)
             if params:
                 states = [self.state[p] for p in params]
-                RULES[group["rule"]].update(group, params, states, self.cut, self.found_inf)
+                RULES[group["rule"]].update(group, params, states, self.cut, found_inf)
                 self._tail(params)
         return None
 
-    def _waits(self) -> bool:
-        return not all(RULES[group["rule"]].on_device for group in self.param_groups)
+    def _host_looks(self, found_inf: torch.Tensor) -> bool:
+        """On a GPU only for rules that do not look by themselves: it waits for the device."""
+        alone = all(RULES[group["rule"]].on_device for group in self.param_groups)
+        return found_inf.device.type == "cpu" or not alone
 
     def _tail(self, params: list[torch.Tensor]) -> None:
         for p in params:
