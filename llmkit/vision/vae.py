@@ -55,13 +55,19 @@ class Vae(nn.Module):
         self.decoder = halves[1](s, numbers, kinds(s))
 
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
-        """Fill one parameter as torch's own layers start: biases too from U(-b, b), b = 1 / sqrt(fan in)."""
-        layer = self.get_submodule(name.rpartition(".")[0])
+        """Fill one parameter from U(-b, b): as torch's layers start, b = 1 / sqrt(fan in), or by He's factor.
+
+        He's is for weights that a rectifier follows, but for those that meet z: there it begins faster and
+        ends half a nat higher (bench/vision_peers.md).
+        """
+        owner, _, leaf = name.rpartition(".")
+        layer = self.get_submodule(owner)
         if isinstance(layer, nn.GroupNorm):
             return fill(name, p, generator)
         linear = isinstance(layer, nn.Linear)
         fan_in = layer.in_features if linear else layer.in_channels * math.prod(layer.kernel_size)
-        fill_uniform(p, fan_in**-0.5, generator)
+        plain = leaf == "bias" or owner.endswith("last") or owner in ("decoder.hidden.0", "decoder.first")
+        fill_uniform(p, ((1 if plain else 6) / fan_in) ** 0.5, generator)
 
     def encode(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, C, Y, X) -> mean and log variance of q(z|x), each (B, L) fp32."""
