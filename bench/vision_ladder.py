@@ -32,7 +32,7 @@ DRAWS = {"name": "vae", "binarise": "threshold", "eval_particles": 500}
 EXACT = {"name": "pixel", "binarise": "threshold"}
 RUNGS = {
     "Bernoulli mixture": ({"name": "bernoulli_mixture", "components": 200}, EXACT, 4e-1),
-    "VAE": (VAE, DRAWS, 6e-3),
+    "VAE": (VAE, DRAWS, 8e-3),
     "IWAE(50)": (VAE, DRAWS | {"bound": "iwae", "particles": 50}, 8e-3),
     "PixelCNN": ({"name": "pixel", "net": "pixelcnn", "width": 64, "layers": 2}, EXACT, 1e-2),
     "gated PixelCNN": ({"name": "pixel", "net": "gated", "width": 16, "layers": 3}, EXACT, 1e-2),

@@ -8,7 +8,8 @@ both, in pythae of torch.nn's layers like its own nets; 128 codes of 16 dimensio
 library with its own codebook loss. Adam 1e-3, batch 128, fp32; in turn, after a warm-up. Prints a Markdown
 table, mean and range over seeds: -ELBO in nats (vae) or the squared error summed over pixels (vq) on the
 same 1,000 held-out images; images/s of either training loop, with what it saves at its end; and images per
-second of this process's CPU time, which others disturb less.
+second of this process's CPU time, which others disturb less. Below it, of either speed, the median over seeds
+of the ratio of two runs that followed each other: a machine's own speed changes from minute to minute.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import contextlib
 import io
 import json
 import math
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -142,7 +144,7 @@ def main() -> None:
     for train in (ours, pythae):  # what the first run of a process imports and allocates is no training
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             train(args.kind, 0, 1280, 1)
-    for seed in range(1, args.seeds + 1):  # in turn, so that other work on the machine hits both
+    for seed in range(1, args.seeds + 1):
         for name, train in zip(found, (ours, pythae)):
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 found[name].append(train(args.kind, seed, args.images, args.epochs))
@@ -154,6 +156,10 @@ def main() -> None:
             for c, n in zip(zip(*rows), (2, 0, 0))
         ]
         print(f"| {name} | {' | '.join(cells)} |")
+    for i, unit in enumerate(("images/s", "images per CPU second"), 1):
+        ratios = [mine[i] / theirs[i] for mine, theirs in zip(*found.values())]
+        shown = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"\n{unit}, llmkit's by pythae's, median (range) of {len(ratios)}: {shown}")
 
 
 if __name__ == "__main__":
