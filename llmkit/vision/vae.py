@@ -57,8 +57,8 @@ class Vae(nn.Module):
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
         """Fill one parameter from U(-b, b): as torch's layers start, b = 1 / sqrt(fan in), or by He's factor.
 
-        He's is for weights that a rectifier follows, but for those that meet z: there it begins faster and
-        ends half a nat higher (bench/vision_peers.md).
+        He's is for weights that a rectifier follows, but for those that meet z. He's everywhere begins faster
+        and ends a nat higher, torch's everywhere begins slowly (bench/vision_peers.md).
         """
         owner, _, leaf = name.rpartition(".")
         layer = self.get_submodule(owner)
