@@ -68,16 +68,16 @@ def log_bin(mean: Tensor, log_scale: Tensor, x: Tensor) -> Tensor:
     """Log mass of the bin of 256 on [-1, 1] that x lies in, elementwise.
 
     The edges take the tails; where a bin's mass is below 1e-5 it is density times width (pixel_cnn_pp/nn.py).
+    With s = sigmoid, s(u) - s(l) = s(u) s(-l) (1 - exp(l - u)): no digits cancel in these factors.
     """
     log_scale = log_scale.clamp(min=-7)
-    inverse, centred = (-log_scale).exp(), x - mean
-    upper, lower = inverse * (centred + 1 / 255), inverse * (centred - 1 / 255)
-    mass = upper.sigmoid() - lower.sigmoid()
-    middle = inverse * centred
+    inverse = (-log_scale).exp()
+    middle, half = inverse * (x - mean), inverse / 255
+    below, above = F.logsigmoid(middle + half), F.logsigmoid(half - middle)
+    mass = below + above + (-torch.expm1(-2 * half)).clamp(min=1e-30).log()
     density = middle - log_scale - 2 * F.softplus(middle) - math.log(127.5)
-    inner = torch.where(mass > 1e-5, mass.clamp(min=1e-12).log(), density)
-    edges = torch.where(x > 0.999, -F.softplus(lower), inner)
-    return torch.where(x < -0.999, upper - F.softplus(upper), edges)
+    inner = torch.where(mass > math.log(1e-5), mass, density)
+    return torch.where(x > 0.999, above, torch.where(x < -0.999, below, inner))
 
 
 def bits_per_dim(nats: float, dims: int) -> float:

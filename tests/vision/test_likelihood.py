@@ -28,6 +28,19 @@ def test_a_bin_is_the_difference_of_two_sigmoids():
     assert found.item() == pytest.approx(expected.item(), abs=1e-12)
 
 
+def test_unlikely_bins_keep_their_digits_in_fp32():
+    found, gradients = [], []
+    for kind in (torch.float32, torch.float64):
+        mean, log_scale = (torch.full((60,), v, dtype=kind, requires_grad=True) for v in (-1.0, -2.0))
+        bins = likelihood.log_bin(mean, log_scale, LEVELS[80:140].float().to(kind))  # masses of 6e-4 to 2e-5
+        gradients.append(torch.autograd.grad(bins.sum(), (mean, log_scale)))
+        found.append(bins.detach().double())
+    assert (found[1] > math.log(1e-5)).all()
+    assert torch.allclose(*found, rtol=1e-6)
+    for single, double in zip(*gradients, strict=True):
+        assert torch.allclose(single.double(), double, rtol=3e-6)
+
+
 def test_gradients_are_finite_far_from_the_mean():
     mean, log_scale = (torch.full((256,), v, requires_grad=True) for v in (-1.0, -7.0))
     likelihood.log_bin(mean, log_scale, LEVELS.float()).sum().backward()
