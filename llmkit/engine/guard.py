@@ -8,6 +8,22 @@ from llmkit.log import say
 from llmkit.objectives.phase import Objective
 
 
+class Flag:
+    """A flag on the device, on its way to the host: reading it waits for no work that was queued after it."""
+
+    def __init__(self, flag: torch.Tensor):
+        self._flag, self._arrived = flag, None
+        if flag.is_cuda:
+            here = torch.empty((), dtype=flag.dtype, pin_memory=True)
+            self._flag, self._arrived = here.copy_(flag, non_blocking=True), torch.cuda.Event()
+            self._arrived.record()
+
+    def __bool__(self) -> bool:
+        if self._arrived:
+            self._arrived.synchronize()
+        return bool(self._flag)
+
+
 class Guard:
     """Reads each outcome one step late, when the device has long finished it, so that nobody waits."""
 
@@ -15,10 +31,10 @@ class Guard:
         self.max_skips = max_skips
         self.skipped = 0
         self.in_a_row = 0
-        self._pending: list[torch.Tensor] = []
+        self._pending: list[Flag] = []
 
     def watch(self, outcome: Applied) -> None:
-        self._pending.append(outcome.applied)
+        self._pending.append(Flag(outcome.applied))
 
     def heed(self, objective: Objective, done: int, last: bool, newest) -> None:
         """DivergedError where the objective says that the run must end, or warns at its end."""

@@ -32,7 +32,7 @@ def settle(parallel: Parallel, device: torch.device) -> Parallel:
             "threads": threads,
             "backend": backend,
             "precision": _precision(parallel.precision, device),
-            "compile": _compile(parallel.compile, backend),
+            "compile": _compile(parallel.compile, backend, device),
         }
     )
 
@@ -85,14 +85,16 @@ def _precision(asked: str, device: torch.device) -> str:
     return "fp32" if asked == "fp32" or not able else "bf16"
 
 
-def _compile(asked: str, backend: str) -> str:
+def _compile(asked: str, backend: str, device: torch.device) -> str:
+    """on, off, or attention: that alone, on a GPU under zero3."""
     if asked == "off":
         return "off"
-    if backend == "zero3":  # its hooks gather weights inside the region (pytorch#115484)
-        if asked == "on":
-            raise ConfigError("parallel.compile: torch.compile does not work under zero3; use off, or zero2")
+    whole = backend != "zero3"  # its hooks gather weights inside the region (pytorch#115484)
+    if asked == "on" and not whole:
+        raise ConfigError("parallel.compile: torch.compile does not work under zero3; use off, or zero2")
+    if not whole and device.type == "cpu":
         return "off"
     if not compiler():
         say("no C++ compiler here: torch.compile is off, the run is slower and otherwise the same")
         return "off"
-    return "on"
+    return "on" if whole else "attention"

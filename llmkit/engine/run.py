@@ -131,8 +131,8 @@ class _Run:
             trained = net in backend.trained
             if start and (begun == 0 or not trained or recipe.adapter):  # a resumed run has what it trains
                 start.fill(backend, net, resumed=trained and begun > 0)
-        if self.settled.compile == "on":
-            _compile(backend, asked=recipe.parallel.compile == "on")
+        if self.settled.compile != "off":
+            _compile(backend, self.settled.compile == "on", asked=recipe.parallel.compile == "on")
         steps = recipe.run.steps
         meter.open(Metrics(self.out, begun) if dist.rank() == 0 else None)
         guard, stop = Guard(recipe.run.max_skips), Stop(recipe.run.time_limit_s)
@@ -406,8 +406,11 @@ def _backend(settled):
     return Zero
 
 
-def _compile(backend, asked: bool) -> None:
-    """Compile what the nets offer. ConfigError if that was `asked` for and none of them offers anything."""
+def _compile(backend, parts: bool, asked: bool) -> None:
+    """Compile what the nets offer; without `parts` their attention alone.
+
+    ConfigError if that was `asked` for and none of them offers anything.
+    """
     able = [net for net in backend.nets.values() if type(net).compile is not torch.nn.Module.compile]
     if asked and not able:
         names = ", ".join(type(net).__name__ for net in backend.nets.values())
@@ -415,7 +418,7 @@ def _compile(backend, asked: bool) -> None:
     for name in ("torch._dynamo", "torch._higher_order_ops"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for net in able:
-        net.compile()
+        net.compile(parts=parts)
 
 
 def describe(backend) -> str:

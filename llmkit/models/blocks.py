@@ -8,6 +8,7 @@ for padding. Parameter names and arithmetic are those of Hugging Face's LlamaMod
 nothing but a prefix.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable
 
@@ -115,6 +116,18 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
+def flex() -> Callable:
+    """FlexAttention, compiled by itself where what calls it is not: uncompiled it holds all scores."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention if torch.compiler.is_compiling() else _compiled(flex_attention)
+
+
+@functools.cache
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function, dynamic=False)
+
+
 SHORT = 512
 """Up to this row length attention on a CPU is written out: torch's fused kernel takes three times as long."""
 
@@ -134,17 +147,17 @@ def attend(
     K**-0.5. `cap`: `soft_cap`'s, of the scores.
     """
     grouped = q.shape[1] != k.shape[1]
+    if grouped and q.shape[2] == 1 and isinstance(mask, Tensor):  # the heads of a group, as positions
+        q = q.unflatten(1, (k.shape[1], -1))[:, :, :, 0]
+        return attend(q, k, v, mask, scale=scale, cap=cap).flatten(1, 2)[:, :, None]
     if mask is not None and not isinstance(mask, Tensor):
-        from torch.nn.attention.flex_attention import flex_attention
-
         capped = (lambda score, b, h, t, s: soft_cap(score, cap)) if cap else None
-        return flex_attention(q, k, v, capped, block_mask=mask, scale=scale, enable_gqa=grouped)
-    if q.device.type == "cpu" or cap:  # fused kernels know no cap
-        if grouped:  # the CPU's kernels know no groups
-            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-        if k.shape[2] <= SHORT or cap:
-            return _attend_short(q, k, v, mask, bias, scale, cap)
+        return flex()(q, k, v, capped, block_mask=mask, scale=scale, enable_gqa=grouped)
+    if grouped and (mask is not None or cap or q.device.type == "cpu"):  # only flash attention knows groups
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         grouped = False
+    if cap or (q.device.type == "cpu" and k.shape[2] <= SHORT):  # fused kernels know no cap
+        return _attend_short(q, k, v, mask, bias, scale, cap)
     causal = mask is None
     if bias is not None:
         mask = bias.to(q.dtype).masked_fill(~mask, -torch.inf)

@@ -38,7 +38,7 @@ def linear_cross_entropy(
         logits = soft_cap(F.linear(h, weight, bias).float(), cap)
         nll = F.cross_entropy(logits, y, reduction="none", ignore_index=IGNORED)
     else:
-        nll = _Chunked.apply(_as_autocast(h), weight, y, max(1, most // weight.shape[0]), bias, cap)
+        nll = _Chunked.apply(as_autocast(h), weight, y, max(1, most // weight.shape[0]), bias, cap)
     return nll.view(labels.shape)
 
 
@@ -58,7 +58,7 @@ def soft_cap(x: Tensor, cap: float) -> Tensor:
     return cap * torch.tanh(x / cap) if cap else x
 
 
-def _as_autocast(x: Tensor) -> Tensor:
+def as_autocast(x: Tensor) -> Tensor:
     """`x` in the dtype in which autocast would multiply it; a custom function does not see autocast."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x

@@ -14,7 +14,6 @@ Letters as in blocks.py, V vocabulary, E experts.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -117,6 +116,10 @@ class Settings(Section):
             )
         if self.experts and (self.mlp != "swiglu" or self.bias):
             raise ValueError("experts are swiglu layers without bias; leave mlp and bias out")
+        if self.experts and (self.width % 8 or self.mlp_dim % 8):
+            raise ValueError(
+                f"experts: width={self.width} and mlp_dim={self.mlp_dim} have to be multiples of 8"
+            )
         return self
 
     @property
@@ -226,7 +229,8 @@ class Decoder(nn.Module):
             place = positions(segments)[:, -T:]
             if stems is not None:
                 place = place + behind(segments, stems)
-            mask = self._mask(segments, T, prefix, stems, blocks=bool(fast) and tokens.is_cuda)
+            blocks = bool(fast) and masks.in_blocks(tokens.device, s.head_dim)
+            mask = self._mask(segments, T, prefix, stems, blocks=blocks)
         turn = None
         if s.positions == "rope":
             turn = rope(place, s.head_dim, s.rope_theta, s.rope_scaling)
@@ -332,14 +336,15 @@ class Decoder(nn.Module):
         s, like = self.settings, self.norm.weight
         return Past(s.layers, rows, size, s.kv_heads, s.head_dim, like.device)
 
-    def compile(self, mode: str = "default") -> None:
+    def compile(self, mode: str | None = "default", parts: bool = True) -> None:
         """Compile what runs under gradients: the block, once for all layers, and the loss behind them.
 
         A whole-model graph is 2 % faster on a CPU and takes three times as long to compile. Shapes are
-        taken as fixed: each new (B, T) compiles again. Evaluation and generation stay eager.
+        taken as fixed: each new (B, T) compiles again. Evaluation and generation stay eager. Without `parts`
+        FlexAttention alone is compiled, where a GPU runs it.
         """
-        fast = partial(torch.compile, mode=mode, dynamic=False)
-        kind = "none" if self.settings.experts else self.settings.recompute  # experts are outside the graph
+        fast = recompute.compiler(mode, parts)
+        kind = "none" if self.settings.experts else self.settings.recompute  # in fp32 experts are outside
         blocks = [recompute.compiled(kind, block, fast) for block in self.layers]
         self._compiled = _Compiled(blocks, fast(self._tail))
 

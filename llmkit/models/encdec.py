@@ -169,7 +169,8 @@ class Side(nn.Module):
         layers.
         """
         (B, T, _), S, at = x.shape, segments.shape[1], x.device
-        draw = masks.blockwise if fast and x.is_cuda else masks.dense
+        blocks = fast and masks.in_blocks(x.device, self.settings.head_dim)
+        draw = masks.blockwise if blocks else masks.dense
         plain = draw if self.embed_distances is None else masks.dense  # a bias is added to a dense mask
         mask = plain(masks.within(segments, T, causal=self.causal), B, T, S, at)
         cross = None
@@ -373,12 +374,11 @@ class EncDec(nn.Module):
     def _fast(self, part: str) -> Any:
         return self._compiled.get(part) if torch.is_grad_enabled() else None
 
-    def compile(self, mode: str = "default") -> None:
-        """Compile what runs under gradients: the layers, and the loss behind them.
-
-        Shapes are taken as fixed: each new (B, S, T) compiles again. Evaluation and generation stay eager.
+    def compile(self, mode: str | None = "default", parts: bool = True) -> None:
+        """Compile what runs under gradients: the layers, and the loss behind them; `parts` as in
+        `Decoder.compile`. Each new (B, S, T) compiles again.
         """
-        fast = partial(torch.compile, mode=mode, dynamic=False)
+        fast = recompute.compiler(mode, parts)
         sides = {"encoder": self.encoder, "decoder": self.decoder}
         ready = partial(recompute.compiled, self.settings.recompute, compile_=fast)
         self._compiled = {name: [ready(layer) for layer in side.layers] for name, side in sides.items()}

@@ -189,7 +189,8 @@ class Encoder(nn.Module):
         s, (B, T) = self.settings, tokens.shape
         segments = torch.ones_like(tokens) if segments is None else segments
         fast = self._compiled if torch.is_grad_enabled() else None
-        draw = masks.blockwise if fast and tokens.is_cuda else masks.dense
+        blocks = fast and masks.in_blocks(tokens.device, s.width // s.heads)
+        draw = masks.blockwise if blocks else masks.dense
         place, kinds = positions(segments), sorted({s.is_global(i) for i in range(s.layers)})
         mask = {
             wide: draw(
@@ -236,10 +237,10 @@ class Encoder(nn.Module):
 
         return at_labels(self.hidden(tokens, segments), labels, loss, IGNORED)
 
-    def compile(self, mode: str = "default") -> None:
-        """Compile the layers, for what runs under gradients. Each new (B, T) compiles again.
+    def compile(self, mode: str | None = "default", parts: bool = True) -> None:
+        """Compile the layers, for what runs under gradients; `parts` as in `Decoder.compile`.
 
         The head is left as it is: how many positions it is asked about differs from step to step.
         """
-        fast = partial(torch.compile, mode=mode, dynamic=False)
+        fast = recompute.compiler(mode, parts)
         self._compiled = [recompute.compiled(self.settings.recompute, layer, fast) for layer in self.layers]

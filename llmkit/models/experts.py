@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from llmkit.models.crossentropy import as_autocast
 
 
 class Routing(NamedTuple):
@@ -44,16 +47,36 @@ class Experts(nn.Module):
         y = self._mixed(x.flatten(0, 1), weights.flatten(0, 1), chosen.flatten(0, 1))
         return y.view_as(x), Routing(logits, chosen)
 
-    @torch.compiler.disable  # how many tokens an expert gets is another number in every step
     def _mixed(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """x (N, D), weights and chosen (N, k) -> (N, D), expert by expert."""
-        y = torch.zeros_like(x)
-        for e, (gate, up, down) in enumerate(zip(self.gate_proj, self.up_proj, self.down_proj)):
-            token, place = (chosen == e).nonzero(as_tuple=True)
-            inside = x[token]
-            out = F.linear(F.silu(F.linear(inside, gate)) * F.linear(inside, up), down)
-            y = y.index_add(0, token, (out * weights[token, place, None]).to(y.dtype))
-        return y
+        """x (N, D), weights and chosen (N, k) -> (N, D).
+
+        Tokens are brought into the order of their experts, whose products are then one call each
+        (Gale et al. 2022): no shape depends on how many tokens an expert gets.
+        """
+        (n, k), every = chosen.shape, torch.arange(len(self.gate_proj), device=x.device)
+        order = chosen.flatten().argsort(stable=True)
+        ends = torch.searchsorted(chosen.flatten()[order], every, right=True).int()
+        inside = as_autocast(x)[order // k]
+        gate, up, down = (as_autocast(w).mT for w in (self.gate_proj, self.up_proj, self.down_proj))
+        out = grouped(F.silu(grouped(inside, gate, ends)) * grouped(inside, up, ends), down, ends)
+        return (out[order.argsort()].view(n, k, -1) * weights[..., None]).sum(1)
+
+
+def grouped(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """x (M, D), matrices (E, D, I) -> (M, I): rows up to ends[0] times the first matrix, and so on.
+
+    torch's kernel is for bf16; for other numbers, one product after the other.
+    """
+    if x.dtype == torch.bfloat16 and not isinstance(x, FakeTensor):
+        return F.grouped_mm(x, matrices, offs=ends)
+    return _one_by_one(x, matrices, ends)
+
+
+@torch.compiler.disable  # how many rows an expert gets is another number in every step
+def _one_by_one(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """`grouped`, for which the host looks at `ends`. A plan's tensors have none: all experts get alike."""
+    parts = x.tensor_split(len(matrices) if isinstance(x, FakeTensor) else ends[:-1].tolist())
+    return torch.cat([part @ matrix for part, matrix in zip(parts, matrices, strict=True)])
 
 
 def balance(routing: Routing, real: Tensor) -> Tensor:

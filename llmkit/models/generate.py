@@ -82,7 +82,7 @@ class Reader:
     """
 
     def __init__(self, net, prompts: Sequence[Sequence[int]] | Tensor, max_new: int, cache=True, start=()):
-        device = next(net.parameters()).device
+        self.device = device = next(net.parameters()).device
         self._copies = None  # which of the different prompts each row begins with, until it has been read
         source = {}
         if isinstance(prompts, Tensor):
@@ -132,11 +132,12 @@ class Reader:
 
 def _steps(reader, max_new, sampler, stop, keep_stop, streams):
     alive, rows = [True] * len(streams), list(range(len(streams)))  # rows: what the reader holds
+    held = torch.arange(len(streams), device=reader.device)
     for number in range(max_new):
         if number % AT_ONCE == 0:
             ahead = [torch.rand(AT_ONCE, generator=g, dtype=torch.float64) for g in streams]
-            uniform = torch.stack(ahead, 1)
-        chosen = sampler(reader.step().float().cpu(), uniform[number % AT_ONCE, rows])
+            uniform = torch.stack(ahead, 1).to(reader.device)
+        chosen = sampler(reader.step().float(), uniform[number % AT_ONCE][held])
         said: list[int | None] = [None] * len(streams)
         for row, token in zip(rows, chosen.tolist(), strict=True):
             if alive[row]:
@@ -148,8 +149,9 @@ def _steps(reader, max_new, sampler, stop, keep_stop, streams):
             return
         kept = [i for i, row in enumerate(rows) if alive[row]]
         if 2 * len(kept) <= len(rows):
-            rows, chosen = [rows[i] for i in kept], chosen[kept]
-            reader.keep(torch.tensor(kept))
+            places = torch.tensor(kept, device=reader.device)
+            rows, held, chosen = [rows[i] for i in kept], held[places], chosen[places]
+            reader.keep(places)
         reader.read(chosen)
 
 

@@ -60,9 +60,9 @@ class ScoreNet(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):  # in bf16 the scores of two replies often tie
             return F.linear(hidden, self.score.weight.float())[..., 0]
 
-    def compile(self, mode: str = "default") -> None:
+    def compile(self, mode: str | None = "default", parts: bool = True) -> None:
         """Compile the trunk's part of training."""
-        self.trunk.compile(mode)
+        self.trunk.compile(mode, parts)
 
 
 class LabelNet(nn.Module):
@@ -162,9 +162,9 @@ class LabelNet(nn.Module):
         x = x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
         return x if self.pooler is None else self.pooler(x).tanh()
 
-    def compile(self, mode: str = "default") -> None:
+    def compile(self, mode: str | None = "default", parts: bool = True) -> None:
         """Compile the trunk's part of training."""
-        self.trunk.compile(mode)
+        self.trunk.compile(mode, parts)
 
 
 def label_head(names) -> str | None:

@@ -55,6 +55,11 @@ def across(queries: Tensor, keys: Tensor) -> Rule:
     return allowed
 
 
+def in_blocks(device: torch.device, head_dim: int) -> bool:
+    """Whether FlexAttention has kernels there for heads so wide: on a GPU, in tiles of at least 16."""
+    return device.type == "cuda" and head_dim >= 16
+
+
 def dense(allowed: Rule, rows: int, queries: int, keys: int, device) -> Tensor:
     """`allowed` for every pair: (B, 1, T, S) bool."""
     b, q, k = (torch.arange(n, device=device) for n in (rows, queries, keys))

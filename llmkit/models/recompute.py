@@ -32,6 +32,11 @@ class Compiled:
         return self.call(*inputs)
 
 
+def compiler(mode: str | None, parts: bool) -> Callable:
+    """What compiles a part of a net, taking shapes as fixed; without `parts`, what leaves it as it is."""
+    return partial(torch.compile, mode=mode, dynamic=False) if parts else lambda part: part
+
+
 def compiled(kind: str, layer, compile_: Callable) -> Any:
     """`layer`, compiled by `compile_`, for `through`.
 

@@ -107,19 +107,16 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         return F.conv_transpose2d(x, weight, self.bias, self.stride, self.padding)
 
 
-TAPS = ((3, 1, 4), (4, 2, 0))
-"""Of even and odd rows: which row of the kernel meets the input's row before, its own, the next; 4: none."""
-
-
 def doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """conv_transpose2d(x, weight, bias, stride=2, padding=1) for 4 x 4 kernels, as one convolution of 3 x 3.
 
     Each of the four pixels that an input becomes is a channel of it (Shi et al. 2016): x (B, I, Y, X), weight
-    (I, O, 4, 4) -> (B, O, 2Y, 2X). Half the time of the other where O is 1, twice where O is 16.
+    (I, O, 4, 4) -> (B, O, 2Y, 2X). Half the time of the other where O is 1, twice where O is 16. An even
+    row of the result meets the input's row before with the kernel's row 3, its own with 1; an odd one its own
+    with 2, the next with 0.
     """
-    taps = torch.tensor(TAPS, device=weight.device)
-    kernel = F.pad(weight, (0, 1, 0, 1))[:, :, taps][..., taps]  # (I, O, 2, 3, 2, 3)
-    kernel = kernel.permute(1, 2, 4, 0, 3, 5).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+    kernel = F.pad(weight, (1, 1, 1, 1)).unflatten(3, (3, 2)).unflatten(2, (3, 2)).flip(2, 4)
+    kernel = kernel.permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
     return F.pixel_shuffle(F.conv2d(x, kernel, bias.repeat_interleave(4), padding=1), 2)
 
 

@@ -78,7 +78,8 @@ def upfirdn(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[in
 
 def blur_like(x: Tensor) -> Tensor:
     """The filter (1, 3, 3, 1) over both axes, summing to 1, on the device of x."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device) / 8
+    taps = torch.full((4,), 1 / 8, device=x.device)  # not copied from the host, which would wait for a GPU
+    taps[1:3] = 3 / 8
     return taps[:, None] * taps[None]
 
 

@@ -207,7 +207,7 @@ class Generator(Mapped):
         self, w: Tensor, key: Tensor | None = None, moved: tuple[float, float] = (0.0, 0.0)
     ) -> Tensor:
         """w (B, W) -> (B, C, Y, X), about [-1, 1]; `moved` to the right and down by so many image widths."""
-        x = self.input(w, w.new_tensor(moved))
+        x = self.input(w, torch.stack([w.new_full((), by) for by in moved]))
         for layer in self.layers:
             x = layer(x, w)
         return 0.25 * x

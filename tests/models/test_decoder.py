@@ -9,7 +9,7 @@ from torch.nn.attention import flex_attention
 
 from llmkit import config
 from llmkit.errors import ConfigError
-from llmkit.models import size
+from llmkit.models import blocks, size
 from llmkit.models.crossentropy import IGNORED
 from llmkit.models.decoder import Decoder, Settings
 from llmkit.models.experts import Routing, balance
@@ -102,6 +102,7 @@ CAPPED = {"window": 5, "attention_cap": 2.0}
 @pytest.mark.parametrize("changes", [{}, {"window": 5}, {"attention_cap": 2.0}, CAPPED])
 def test_flex_attention_is_told_what_the_dense_mask_says(changes, monkeypatch):
     """What compiled training on CUDA runs, in FlexAttention's own eager form."""
+    monkeypatch.setattr(blocks, "_compiled", lambda function: function)
     net, (tokens, segments, _), drawn = random_net(**changes), packed_batch(), []
     dense, draw = net.hidden(tokens, segments), Decoder._mask
 
@@ -221,15 +222,16 @@ def test_full_recomputation_keeps_the_least():
 
 
 @pytest.mark.slow
-def test_the_compiled_decoder_computes_the_same_and_generation_stays_eager():
-    batch, net = packed_batch(), random_net()
+@pytest.mark.parametrize("changes", [{}, {"experts": 4, "mlp_dim": 32}])
+def test_the_compiled_decoder_computes_the_same_and_generation_stays_eager(changes):
+    batch, net = packed_batch(), random_net(**changes)
     eager, loss = grads(net, *batch), net.nll(*batch)
     net.compile()
     compiled = grads(net, *batch)
     torch.testing.assert_close(net.nll(*batch), loss, atol=1e-4, rtol=1e-5)
     for name, grad in eager.items():
         torch.testing.assert_close(compiled[name], grad, atol=1e-4, rtol=1e-3)
-    assert net.state_dict().keys() == random_net().state_dict().keys()
+    assert net.state_dict().keys() == random_net(**changes).state_dict().keys()
 
 
 @pytest.mark.slow
@@ -305,6 +307,7 @@ def test_dropout_acts_in_training_only():
         ({"window": 0}, "window"),
         ({"experts": 2, "experts_per_token": 3}, "experts=2 are fewer than experts_per_token=3"),
         ({"experts": 4, "mlp": "gelu"}, "experts are swiglu layers"),
+        ({"experts": 4, "mlp_dim": 20}, "mlp_dim=20 have to be multiples of 8"),
         (
             {"positions": "learned", "rope_scaling": {"kind": "linear", "factor": 2}},
             "rope_scaling does nothing",
