@@ -30,17 +30,15 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Traced:
-    """One micro-batch of one phase: bytes beyond what is always there, and FLOPs."""
+class Net:
+    """One micro-batch of the phase that holds most for a trained net: bytes beyond what is always there."""
 
     numel: int
     """Parameters that are trained."""
     trained: int
     """Bytes of them as they are computed with: 4 or, under bf16 weights, 2 each."""
     borrowed: int
-    """Bytes of the trained net's other weights, which an adapter leaves alone; ZeRO-3 splits them too."""
-    weights: int
-    """Bytes of all nets."""
+    """Bytes of the net's other weights, which an adapter leaves alone; ZeRO-3 splits them too."""
     moments: int
     """Bytes of the optimiser's state, whole."""
     first: int
@@ -54,7 +52,11 @@ class Traced:
     """Elements of the largest parameter."""
     step: int
     """What the optimiser's step makes on the way."""
-    flops: float
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the whole net."""
+        return self.trained + self.borrowed
 
     @property
     def half(self) -> bool:
@@ -62,9 +64,21 @@ class Traced:
         return self.trained < 4 * self.numel
 
 
+@dataclass(frozen=True)
+class Traced:
+    """What a run computes with and what a micro-batch takes."""
+
+    nets: tuple[Net, ...]
+    """Those that are trained."""
+    frozen: int
+    """Bytes of the others, which are whole on every rank."""
+    flops: float
+    """Of a micro-batch in all phases of a step."""
+
+
 @dataclass
 class Held:
-    """Bytes of one rank: kept all the time, on the device and on the host, and at the two peaks of a step."""
+    """Bytes of one rank for one net: kept all the time, on device and host, and at both peaks of a step."""
 
     weights: float
     optimizer: float = 0.0
@@ -75,22 +89,30 @@ class Held:
     gradients: float = 0.0
     """Of the peak, what is gradients."""
 
+    @property
+    def peak(self) -> float:
+        """Bytes beyond what is kept, which the nets of a run hold in turn."""
+        return max(self.backward, self.step)
+
 
 def memory(traced: Traced, layout: Layout) -> dict[str, int]:
     """Bytes of a rank at the peak of a step, by part; `total` is the device's, `host` is beside it."""
-    held = {"ddp": _ddp, "zero1": _zero1, "zero2": _zero2, "zero3": _zero3}[layout.backend](traced, layout)
-    peak = max(held.backward, held.step)
-    gradients = min(held.gradients, peak)
-    logits = min(traced.logits, max(0, peak - gradients))
+    hold = {"ddp": _ddp, "zero1": _zero1, "zero2": _zero2, "zero3": _zero3}[layout.backend]
+    every = [hold(net, layout) for net in traced.nets]
+    net, held = max(zip(traced.nets, every, strict=True), key=lambda pair: pair[1].peak)
+    gradients = min(held.gradients, held.peak)
+    logits = min(net.logits, max(0, held.peak - gradients))
     parts = {
-        "weights": held.weights, "optimizer": held.optimizer, "buffers": held.buffers,
-        "gradients": gradients, "logits": logits, "activations": max(0, peak - gradients - logits),
+        "weights": traced.frozen + sum(each.weights for each in every),
+        "optimizer": sum(each.optimizer for each in every),
+        "buffers": sum(each.buffers for each in every),
+        "gradients": gradients, "logits": logits, "activations": max(0, held.peak - gradients - logits),
     }  # fmt: skip
     found = {name: int(value) for name, value in parts.items()}
-    return found | {"total": sum(found.values()), "host": int(held.host)}
+    return found | {"total": sum(found.values()), "host": int(sum(each.host for each in every))}
 
 
-def _ddp(t: Traced, layout: Layout) -> Held:
+def _ddp(t: Net, layout: Layout) -> Held:
     n = 4 * t.numel
     return Held(
         weights=t.weights,
@@ -102,7 +124,7 @@ def _ddp(t: Traced, layout: Layout) -> Held:
     )
 
 
-def _zero1(t: Traced, layout: Layout) -> Held:
+def _zero1(t: Net, layout: Layout) -> Held:
     """All gradients stay on every rank until the step."""
     n, share = 4 * t.numel, 1 / layout.world
     bucket, state = _bucket(n), (n + t.moments) * share
@@ -122,7 +144,7 @@ def _zero1(t: Traced, layout: Layout) -> Held:
     return held
 
 
-def _zero2(t: Traced, layout: Layout) -> Held:
+def _zero2(t: Net, layout: Layout) -> Held:
     """Each rank keeps its share of the gradients; the others are gone as soon as a bucket is reduced."""
     n, share, several = 4 * t.numel, 1 / layout.world, layout.accumulate > 1
     bucket, offload = _bucket(n), layout.offload != "none"
@@ -148,12 +170,12 @@ def _zero2(t: Traced, layout: Layout) -> Held:
     return held
 
 
-def _zero3(t: Traced, layout: Layout) -> Held:
+def _zero3(t: Net, layout: Layout) -> Held:
     """Weights are split too, and gathered while a layer needs them."""
-    n, share, whole = 4 * t.numel, 1 / layout.world, t.trained + t.borrowed
+    n, share, whole = 4 * t.numel, 1 / layout.world, t.weights
     size = 4 if not t.half else 2
     bucket = _bucket(4 * whole // size)
-    held = Held(whole * share + t.weights - whole, (n + t.moments + n) * share, bucket)
+    held = Held(whole * share, (n + t.moments + n) * share, bucket)
     gathered = min(whole, size * 10**9)
     waiting = min(t.trained, bucket / 2) if t.half else 0  # gradients in bf16, until their bucket is reduced
     flush = bucket + 4 * t.largest
@@ -175,7 +197,7 @@ def _bucket(n: float) -> float:
     return min(4 * zero_config.MAX_BUCKET, n)
 
 
-def _to_host(held: Held, t: Traced, share: float) -> None:
+def _to_host(held: Held, t: Net, share: float) -> None:
     """Stages 1 and 2: masters, moments, gradients of the masters, updated weights on their way back."""
     n, largest = 4 * t.numel, t.largest * t.trained / t.numel
     held.host = (n + t.moments + n + t.trained + t.step) * share + largest

@@ -10,18 +10,20 @@ bench/planner_error.py compares with bytes counted in real runs.
 """
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llmkit import registry
 from llmkit.engine import adapt, optim
+from llmkit.engine.known import Known
 from llmkit.engine.live import Live
-from llmkit.engine.memory import Layout, Traced, memory
+from llmkit.engine.memory import Layout, Net, Traced, memory
 from llmkit.engine.recipe import TrainRecipe
 from llmkit.errors import ConfigError, LlmkitError
 from llmkit.models import adapter, size
+from llmkit.models.crossentropy import IGNORED
 from llmkit.models.heads import build
 
 DEVICES = {
@@ -42,14 +44,18 @@ FILL = 0.9
 
 
 def trace(recipe: TrainRecipe, batch: dict[str, Any], bf16: bool) -> Traced:
-    """Run forward and backward of every phase on fake tensors -> the one with the largest peak."""
+    """Run forward and backward of every phase on fake tensors."""
     objective = registry.find("objective", recipe.objective.name)(recipe.objective)
-    found = []
+    nets: dict[str, Net] = {}
+    flops = 0.0
     for phase in objective.phases:
-        kept = [_run(recipe, objective, phase, batch, bf16, release) for release in (False, True)]
-        found.append((kept[0], kept[1]))
-    (first, later, logits, flops, facts), (bare, *_) = max(found, key=lambda pair: pair[0][0])
-    return Traced(**facts, first=first, later=later, bare=bare, logits=logits, flops=flops)
+        found = _run(recipe, objective, phase, batch, bf16, release=False)
+        bare = _run(recipe, objective, phase, batch, bf16, release=True)
+        (first, later), (least,) = found.peaks, bare.peaks
+        net = Net(**found.net, first=first, later=later, bare=least, logits=found.logits)
+        nets[phase.net] = max(net, nets.get(phase.net, net), key=lambda each: each.first)
+        flops += found.flops * phase.updates / phase.every
+    return Traced(tuple(nets.values()), found.frozen, flops)
 
 
 @torch.no_grad()
@@ -60,8 +66,22 @@ def _prepared(objective, nets, net, batch):
     return objective.prepare([batch], nets, lambda sums: sums, 0)[0] if "tokens" in batch else batch
 
 
-def _run(recipe, objective, phase, batch, bf16, release):
-    """-> (peak of a first micro-batch, of a second, logits in the first, FLOPs of one, facts of the nets)"""
+class Run(NamedTuple):
+    """Forward and backward of a phase."""
+
+    peaks: list[int]
+    """Bytes beyond weights and batch: of a first micro-batch, of one that finds gradients already there."""
+    logits: int
+    flops: float
+    """Of one micro-batch."""
+    frozen: int
+    """Bytes of nets that no phase trains."""
+    net: dict[str, int]
+    """What is known of the trained one without a batch."""
+
+
+def _run(recipe, objective, phase, batch, bf16, release) -> Run:
+    """`release`: one micro-batch, whose gradients go as soon as they are there; else two."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def make(head="lm", net="", outputs=None, **changes):
@@ -82,14 +102,21 @@ def _run(recipe, objective, phase, batch, bf16, release):
                 other.requires_grad_(False)
             other.train()
         facts = _optimizer_facts(net, settings)
+        learning = {each.net for each in objective.phases}
         if recipe.parallel.weights == "bf16":
-            _materialise(net, torch.bfloat16)
+            for name in learning:
+                _materialise(nets[name], torch.bfloat16)
             bf16 = False  # no autocast beside it
         live = Live(
             (p for each in nets.values() for p in each.parameters()), getattr(recipe.model, "vocab_size", 0)
         )
-        fake = {k: mode.from_tensor(v) if torch.is_tensor(v) else v for k, v in batch.items()}
-        fake = _prepared(objective, nets, net, fake)
+        known, fake = Known(mode), dict(batch)
+        for key, value in batch.items():
+            if torch.is_tensor(value):
+                fake[key] = mode.from_tensor(value)
+                known.tell(fake[key], value)
+        with known:
+            fake = _prepared(objective, nets, net, fake)
         for value in fake.values():
             if torch.is_tensor(value):
                 live.add(value)
@@ -98,8 +125,8 @@ def _run(recipe, objective, phase, batch, bf16, release):
             for p in net.parameters():
                 if p.requires_grad:
                     p.register_post_accumulate_grad_hook(_drop)
-        with live:
-            for _ in range(2):
+        with known, live:
+            for _ in range(1 if release else 2):
                 live.peak = live.now
                 total = {key: torch.ones(()) for key in objective.count(phase, fake)}
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -112,9 +139,9 @@ def _run(recipe, objective, phase, batch, bf16, release):
         facts |= {
             "trained": sum(map(_bytes, trained)),
             "borrowed": sum(_bytes(p) for p in net.parameters() if not p.requires_grad),
-            "weights": sum(_bytes(p) for each in nets.values() for p in each.parameters()),
         }
-    return peaks[0], peaks[1], logits, live.flops / 2, facts
+        frozen = sum(_bytes(p) for name in nets.keys() - learning for p in nets[name].parameters())
+    return Run(peaks, logits, live.flops / len(peaks), frozen, facts)
 
 
 def _optimizer_facts(net: torch.nn.Module, settings) -> dict[str, int]:
@@ -180,9 +207,9 @@ def complete(recipe: TrainRecipe) -> tuple[TrainRecipe, Any]:
             raise ConfigError(
                 "model.vocab_size: is the tokenizer's, and the data is not there; give model.vocab_size=N"
             ) from None
-        if not hasattr(recipe.data, "seq_len"):
+        if not hasattr(recipe.data, "seq_len") or recipe.objective.name not in MADE_UP:
             raise ConfigError(
-                "data: is not there, and its rows are not of tokens; collect it first"
+                f"data: is not there, and rows for {recipe.objective.name} cannot be made up; make it first"
             ) from None
         if recipe.run.steps is None:
             per_step = recipe.batch.rows * recipe.data.seq_len
@@ -205,12 +232,30 @@ def _model_of(init: str | None):
 
 
 def rows(recipe: TrainRecipe, dataset, count: int) -> dict[str, Any]:
-    """A micro-batch of `count` rows: the data set's, or made up."""
+    """A micro-batch of `count` rows: the data set's, or made up: full, with all the labels there may be.
+
+    ConfigError for prompts: what their replies are is known when they have been drawn.
+    """
+    data, name = recipe.data, recipe.objective.name
     if dataset is not None:
-        return dataset.batch([(i, i % len(dataset)) for i in range(count)])
-    shape = (count, recipe.data.seq_len)
-    tokens, segments = torch.zeros(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.int32)
-    return {"tokens": tokens, "segments": segments, "labels": tokens}
+        batch = dataset.batch([(i, i % len(dataset)) for i in range(count)])
+        if "prompts" in batch:
+            raise ConfigError(f"objective.name: {name} draws its rows as it runs, which cannot be planned")
+        return batch
+    tokens = torch.zeros(count, getattr(data, "target_len", None) or data.seq_len, dtype=torch.int64)
+    labels = tokens.clone()
+    if name == "masked":
+        labels[:, round(data.noise.rate * data.seq_len) :] = IGNORED
+    made = {"tokens": tokens, "segments": torch.ones_like(tokens, dtype=torch.int32), "labels": labels}
+    if name in ("denoise", "seq2seq"):
+        source = torch.zeros(count, data.seq_len, dtype=torch.int64)
+        made |= {"source": source, "source_segments": torch.ones_like(source, dtype=torch.int32)}
+        made["spans"] = torch.zeros_like(tokens)
+    return made
+
+
+MADE_UP = ("causal", "masked", "denoise", "sft", "seq2seq", "distill")
+"""Objectives whose rows are tokens and labels, and sources."""
 
 
 def predict(recipe: TrainRecipe, dataset, layout: Layout, bf16: bool) -> tuple[dict[str, int], Traced]:
@@ -261,7 +306,7 @@ def plan(recipe: TrainRecipe, device: str, world: int, efficiency: float, price:
     return {
         "device": name,
         "world": world,
-        "parameters": traced.numel,
+        "parameters": sum(net.numel for net in traced.nets),
         "step_flops": flops * world,
         "layout": str(layout),
         "set": {
@@ -269,7 +314,7 @@ def plan(recipe: TrainRecipe, device: str, world: int, efficiency: float, price:
             "batch.micro_rows": layout.micro_rows,
             **({"model.recompute": layout.recompute} if layout.recompute else {}),
             **({"parallel.offload": layout.offload} if layout.offload != "none" else {}),
-            **({"parallel.weights": "bf16"} if traced.half else {}),
+            **({"parallel.weights": "bf16"} if traced.nets[0].half else {}),
         },
         "fits": parts["total"] <= FILL * capacity,
         "capacity_bytes": int(capacity),
@@ -286,35 +331,42 @@ def plan(recipe: TrainRecipe, device: str, world: int, efficiency: float, price:
 
 def _products(parallel, traced: Traced) -> Literal["bf16", "tf32", "fp32"]:
     """What matrix products are computed in, which decides the peak rate; `auto` is bf16 on all DEVICES."""
-    if traced.half or parallel.precision != "fp32":
+    if traced.nets[0].half or parallel.precision != "fp32":
         return "bf16"
     return "tf32" if parallel.tf32 else "fp32"
 
 
 def _choose(recipe, dataset, world, bf16, most) -> tuple[Layout, dict[str, int], Traced]:
-    """The first layout below `most` bytes, or the last; traced in full if two small traces say it fits."""
+    """The first layout below `most` bytes, or the last.
+
+    The first and the last are traced; of the others, those that two small traces say will fit.
+    """
+    layout, *others = layouts(recipe, world)
+    parts, traced = predict(recipe, dataset, layout, bf16)
     few: dict[str | None, tuple[Traced, Traced]] = {}
-    possible = layouts(recipe, world)
-    for layout in possible:
+    while parts["total"] > most and others:
+        layout = others.pop(0)
         if layout.recompute not in few:
             one, two = (predict(recipe, dataset, replace(layout, micro_rows=n), bf16)[1] for n in (1, 2))
             few[layout.recompute] = one, two
         guess = memory(_stretched(*few[layout.recompute], layout.micro_rows), layout)["total"]
-        if guess > most and layout is not possible[-1]:
-            continue
-        parts, traced = predict(recipe, dataset, layout, bf16)
-        if parts["total"] <= most:
-            break
+        if guess <= most or not others:
+            parts, traced = predict(recipe, dataset, layout, bf16)
     return layout, parts, traced
 
 
 def _stretched(one: Traced, two: Traced, rows: int) -> Traced:
     """What `rows` rows would take, if every further one takes what the second does."""
-    names = ("first", "later", "bare", "logits", "flops")
-    line = {
-        name: getattr(one, name) + (rows - 1) * (getattr(two, name) - getattr(one, name)) for name in names
-    }
-    return replace(one, **line)
+
+    def line(a: float, b: float):
+        return a + (rows - 1) * (b - a)
+
+    names = ("first", "later", "bare", "logits")
+    nets = tuple(
+        replace(a, **{name: line(getattr(a, name), getattr(b, name)) for name in names})
+        for a, b in zip(one.nets, two.nets, strict=True)
+    )
+    return replace(one, nets=nets, flops=line(one.flops, two.flops))
 
 
 LAUNCHES_S = 0.02

@@ -15,6 +15,7 @@ import functools
 import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -79,9 +80,7 @@ def lowpass(taps: int, cutoff: float, width: float, rate: float) -> tuple[float,
         beta = 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
     else:
         beta = 0.0
-    at = torch.arange(taps, dtype=torch.float64, device="cpu") - (taps - 1) / 2
-    window = torch.kaiser_window(taps, periodic=False, beta=beta, dtype=torch.float64, device="cpu")
-    h = torch.sinc(cutoff / (rate / 2) * at) * window
+    h = np.sinc(cutoff / (rate / 2) * (np.arange(taps) - (taps - 1) / 2)) * np.kaiser(taps, beta)
     return tuple((h / h.sum()).tolist())
 
 

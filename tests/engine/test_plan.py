@@ -12,6 +12,7 @@ from llmkit.models.adapter import Adapter
 from llmkit.models.blocks import initialise
 from llmkit.models.heads import build
 from tests.parity.problems import pairs, rated
+from tests.vision import small
 
 DATA = {"name": "pairs", "data": "nowhere", "tokenizer": "nowhere", "seq_len": 64}
 SHAPE = {"width": 64, "layers": 3, "heads": 4, "context": 64, "vocab_size": 500}
@@ -26,11 +27,30 @@ def recipe(model=None, **sections):
     return TrainRecipe.model_validate(tree | sections)
 
 
-@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
-def test_a_trace_of_fake_tensors_counts_the_bytes_of_real_ones(recompute):
-    made = recipe({"recompute": recompute})
+ENCODER = {"name": "encoder", "style": "bert", **SHAPE}
+ENCDEC = {"name": "encdec", "style": "t5", **SHAPE}
+DOCUMENTS = {"name": "documents", "shards": "nowhere"}
+MASKED = {"objective": {"name": "masked"}, "data": DOCUMENTS | {"seq_len": 64, "noise": {"name": "masked"}}}
+SPANS = {"objective": {"name": "denoise"}, "data": DOCUMENTS | {"seq_len": 32, "noise": {"name": "span"}}}
+
+
+@pytest.mark.parametrize(
+    ("model", "sections"),
+    [
+        ({"recompute": "none"}, {}),
+        ({"recompute": "selective"}, {}),
+        ({"recompute": "full"}, {}),
+        ({"experts": 4, "experts_per_token": 2}, {}),
+        (ENCODER, MASKED),
+        (ENCODER | {"style": "modernbert"}, MASKED),
+        (ENCDEC, SPANS),
+        (ENCDEC | {"style": "bart"}, SPANS),
+    ],
+)
+def test_a_trace_of_fake_tensors_counts_the_bytes_of_real_ones(model, sections):
+    made = recipe(model, **sections)
     batch = plan.rows(made, None, 3)
-    objective = registry.find("objective", "causal")(made.objective)
+    objective = registry.find("objective", made.objective.name)(made.objective)
     net = initialise(build(made.model), 1)
     live = Live([*net.parameters(), *batch.values()])
     base, (phase,) = live.now, objective.phases
@@ -38,15 +58,17 @@ def test_a_trace_of_fake_tensors_counts_the_bytes_of_real_ones(recompute):
     with live:
         for _ in range(2):
             live.peak = live.now
-            share, seen = objective.loss(phase, {"model": net}, batch, {"tokens": torch.ones(())})
+            total = {key: torch.ones(()) for key in objective.count(phase, batch)}
+            share, seen = objective.loss(phase, {"model": net}, batch, total)
             share.backward()
             del share, seen
             peaks.append(live.peak - base)
     traced = plan.trace(made, batch, bf16=False)
-    assert [traced.first, traced.later] == pytest.approx(peaks, rel=2e-3)
-    assert traced.numel * 4 == traced.weights == sum(p.numel() * 4 for p in net.parameters())
-    assert traced.moments == 2 * traced.weights
-    assert traced.bare <= traced.first <= traced.later
+    (found,) = traced.nets
+    assert [found.first, found.later] == pytest.approx(peaks, rel=2e-3)
+    assert found.numel * 4 == found.weights == sum(p.numel() * 4 for p in net.parameters())
+    assert found.moments == 2 * found.weights
+    assert found.bare <= found.first <= found.later
 
 
 @pytest.mark.parametrize(
@@ -61,14 +83,27 @@ def test_a_trace_of_fake_tensors_counts_the_bytes_of_real_ones(recompute):
 def test_preferences_are_planned_with_their_reference_or_without(settings, dataset, twice):
     made = recipe({"vocab_size": 29}, objective=settings, data=DATA)
     traced = plan.trace(made, dataset(0, 0, 0), bf16=False)
-    assert traced.weights == traced.numel * (8 if twice else 4)
-    assert traced.first > 0
+    (policy,) = traced.nets
+    assert policy.weights == policy.numel * 4
+    assert traced.frozen == (policy.weights if twice else 0)
+    assert policy.first > 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in small.MODELS if kind != "vq_prior"])
+def test_nets_of_images_are_planned_too(kind, tmp_path):
+    """A prior of codes is one of a trained net, which a recipe alone is not."""
+    made = small.recipe(str(small.archive(tmp_path)), "nowhere", kind)
+    made, data = plan.complete(made)
+    parts, _ = plan.predict(made, data, plan.Layout("ddp", 1, 4, 2), bf16=False)
+    averages = parts["optimizer"] - 2 * parts["weights"]
+    assert (0 < averages < parts["weights"]) if kind in small.GANS else averages == 0  # of the generator
+    assert parts["activations"] > 0
 
 
 def test_stages_divide_what_they_cut():
     traced = plan.trace(recipe(), plan.rows(recipe(), None, 1), bf16=False)
     parts = {name: plan.memory(traced, plan.Layout(name, 4, 1, 1)) for name in ("ddp", "zero1", "zero3")}
-    n = traced.weights
+    n = traced.nets[0].weights
     assert parts["ddp"]["weights"] == parts["zero1"]["weights"] == 4 * parts["zero3"]["weights"] == n
     assert parts["ddp"]["optimizer"] == 2 * n
     assert parts["zero1"]["optimizer"] == 3 * n // 4
@@ -81,7 +116,8 @@ def test_stages_divide_what_they_cut():
 def test_offload_moves_masters_and_moments_to_the_host_and_parameters_at_stage_3(weights):
     made = recipe(parallel={"weights": weights})
     traced = plan.trace(made, plan.rows(made, None, 1), bf16=False)
-    n, whole = 4 * traced.numel, traced.weights
+    (net,) = traced.nets
+    n, whole = 4 * net.numel, net.weights
     assert whole == n if weights == "fp32" else whole == n // 2
     for stage in ("zero1", "zero2", "zero3"):
         kept = plan.memory(traced, plan.Layout(stage, 4, 1, 1))
@@ -89,7 +125,7 @@ def test_offload_moves_masters_and_moments_to_the_host_and_parameters_at_stage_3
         if (stage, weights) != ("zero1", "bf16"):  # DeepSpeed has another optimiser for it, without a bucket
             assert moved["total"] < kept["total"]
         assert moved["optimizer"] == 0 == kept["host"]
-        assert moved["host"] >= (n + traced.moments) / 4
+        assert moved["host"] >= (n + net.moments) / 4
     params = plan.memory(traced, plan.Layout("zero3", 4, 1, 1, offload="params"))
     assert params["weights"] == 0
     assert params["host"] - moved["host"] == moved["weights"] == pytest.approx(whole / 4, abs=1)
@@ -148,6 +184,11 @@ def test_the_time_of_a_plan_is_that_of_the_products_precision(parallel, products
     [
         ({"model": {"vocab_size": None}}, "h200", "model.vocab_size: is the tokenizer's"),
         ({}, "h900", "--device h900: is one of h200"),
+        (
+            {"objective": {"name": "kto"}, "data": DATA | {"name": "pairs"}},
+            "h200",
+            "rows for kto cannot be made up",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_said(sections, device, line):
@@ -158,14 +199,16 @@ def test_what_cannot_be_planned_is_said(sections, device, line):
 def test_an_adapter_keeps_moments_and_gradients_of_itself_alone_and_needs_no_second_net():
     """DPO with and without one: what learns is counted by hand; the reference costs nothing with it."""
     made = recipe({}, objective={"name": "dpo"}, data=DATA)
-    light = made.model_copy(update={"adapter": Adapter(rank=4, targets="attention"), "init": "somewhere"})
+    adapted = made.model_copy(update={"adapter": Adapter(rank=4, targets="attention"), "init": "somewhere"})
     batch = pairs(0, 0, 0)
-    full, small = (plan.trace(each, batch, bf16=False) for each in (made, light))
+    full, light = (plan.trace(each, batch, bf16=False) for each in (made, adapted))
+    (small,) = light.nets
     assert small.numel == 3 * 4 * 4 * (64 + 64)  # layers x matrices x rank x (in + out)
     assert small.moments == 2 * 4 * small.numel
-    assert small.borrowed == full.weights / 2  # the policy's own; there is no reference beside it
+    assert small.borrowed == full.nets[0].weights == full.frozen
+    assert light.frozen == 0  # there is no reference beside it
     assert small.weights == small.borrowed + 4 * small.numel
-    split = plan.memory(small, plan.Layout("zero3", 4, 2, 1))
+    split = plan.memory(light, plan.Layout("zero3", 4, 2, 1))
     assert split["weights"] == small.weights // 4
     with pytest.raises(ConfigError, match="in its place, and nowhere is not there"):
         plan.complete(made.model_copy(update={"model": None, "init": "nowhere"}))
