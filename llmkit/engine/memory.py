@@ -84,6 +84,8 @@ class Held:
     optimizer: float = 0.0
     buffers: float = 0.0
     host: float = 0.0
+    bucket: float = 0.0
+    """There while the net is trained."""
     backward: float = 0.0
     step: float = 0.0
     gradients: float = 0.0
@@ -92,7 +94,7 @@ class Held:
     @property
     def peak(self) -> float:
         """Bytes beyond what is kept, which the nets of a run hold in turn."""
-        return max(self.backward, self.step)
+        return self.bucket + max(self.backward, self.step)
 
 
 def memory(traced: Traced, layout: Layout) -> dict[str, int]:
@@ -100,13 +102,14 @@ def memory(traced: Traced, layout: Layout) -> dict[str, int]:
     hold = {"ddp": _ddp, "zero1": _zero1, "zero2": _zero2, "zero3": _zero3}[layout.backend]
     every = [hold(net, layout) for net in traced.nets]
     net, held = max(zip(traced.nets, every, strict=True), key=lambda pair: pair[1].peak)
-    gradients = min(held.gradients, held.peak)
-    logits = min(net.logits, max(0, held.peak - gradients))
+    peak = held.peak - held.bucket
+    gradients = min(held.gradients, peak)
+    logits = min(net.logits, max(0, peak - gradients))
     parts = {
         "weights": traced.frozen + sum(each.weights for each in every),
         "optimizer": sum(each.optimizer for each in every),
-        "buffers": sum(each.buffers for each in every),
-        "gradients": gradients, "logits": logits, "activations": max(0, held.peak - gradients - logits),
+        "buffers": held.bucket + sum(each.buffers for each in every),
+        "gradients": gradients, "logits": logits, "activations": max(0, peak - gradients - logits),
     }  # fmt: skip
     found = {name: int(value) for name, value in parts.items()}
     return found | {"total": sum(found.values()), "host": int(sum(each.host for each in every))}
@@ -128,11 +131,11 @@ def _zero1(t: Net, layout: Layout) -> Held:
     """All gradients stay on every rank until the step."""
     n, share = 4 * t.numel, 1 / layout.world
     bucket, state = _bucket(n), (n + t.moments) * share
-    held = Held(t.weights, state, bucket, gradients=n)
+    held = Held(t.weights, state, bucket=bucket, gradients=n)
     held.backward = t.later if layout.accumulate > 1 else t.first
     held.step = n + max(0.0, n * share - bucket) + t.step * share
     if t.half and layout.offload == "none":  # BF16_Optimizer: fp32 gradients whole, beside those in bf16
-        held.buffers, held.gradients = 0, n + t.trained
+        held.bucket, held.gradients = 0, n + t.trained
         held.backward += n
         held.step = n + t.trained + bucket + t.step * share
     elif t.half:  # gradients are added up in fp32 as they come
@@ -148,12 +151,12 @@ def _zero2(t: Net, layout: Layout) -> Held:
     """Each rank keeps its share of the gradients; the others are gone as soon as a bucket is reduced."""
     n, share, several = 4 * t.numel, 1 / layout.world, layout.accumulate > 1
     bucket, offload = _bucket(n), layout.offload != "none"
-    held = Held(t.weights, (n + t.moments) * share, bucket)
+    held = Held(t.weights, (n + t.moments) * share, bucket=bucket)
     if offload:
         _to_host(held, t, share)
     stepping = 0.0 if offload else t.step * share
     if t.half:  # a bucket lies in bf16, and travels in fp32; the share of the gradients is fp32
-        held.buffers -= bucket / 2
+        held.bucket -= bucket / 2
         old, new = (n * share, 0.0) if several else (0.0, n * share)
         flush = bucket / 2 + bucket + new
         held.step = n * share + 8 * t.largest + stepping
