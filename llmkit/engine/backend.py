@@ -62,15 +62,18 @@ class Backend:
         """Sums over ranks, as float64 tensors of the same shapes on the device: no host waits for them."""
         if not numbers:
             return {}
-        mine = {
-            k: torch.as_tensor(numbers[k], dtype=torch.float64, device=self.device) for k in sorted(numbers)
-        }
+        mine = {k: self._number(numbers[k]) for k in sorted(numbers)}
         if self.world == 1:
             return mine
         flat = torch.cat([number.reshape(-1) for number in mine.values()])
         torch.distributed.all_reduce(flat)
         parts = flat.split([number.numel() for number in mine.values()])
         return {k: part.view(mine[k].shape) for k, part in zip(mine, parts, strict=True)}
+
+    def _number(self, x) -> torch.Tensor:
+        if isinstance(x, torch.Tensor):
+            return x.to(self.device, torch.float64, non_blocking=True)
+        return torch.full((), x, dtype=torch.float64, device=self.device)  # a copy of x would wait
 
     def begin(self, phase: Phase, key: int, factor: float) -> None:
         """Start an update: learning rates times `factor`, dropout seeded by (key, rank, micro-batch)."""

@@ -36,7 +36,7 @@ def take_update(objective: Objective, phase, backend, group, meter, guard):
     outcome = backend.step(phase)
     if type(objective).after is not Objective.after:
         known = backend.total(seen) | {"grad_norm": outcome.grad_norm}
-        objective.after(phase, known, bool(outcome.applied))
+        objective.after(phase, known, outcome.applied)
     meter.add(phase, seen, outcome)
     guard.watch(outcome)
 

@@ -102,10 +102,11 @@ class Objective:
         """The micro-batches of update `update` of `phase`."""
         return group
 
-    def after(self, phase: Phase, seen: Numbers, applied: bool) -> None:
+    def after(self, phase: Phase, seen: Numbers, applied: torch.Tensor) -> None:
         """Controllers. `seen` is summed over micro-batches and ranks; this costs an all-reduce an update.
 
-        Beside the sums stands `grad_norm`, of the whole gradient before it was clipped.
+        Beside the sums stands `grad_norm`, of the whole gradient before it was clipped. All are tensors, and so
+        is `applied`, true or false: whoever reads one waits for the device.
         """
 
     @property

@@ -79,7 +79,7 @@ class VqObjective(Objective):
     def after(self, phase, seen, applied):
         """Bring averaged codebooks up to date."""
         net = self.nets["model"]
-        if not applied or net.settings.codebooks != "average":
+        if net.settings.codebooks != "average" or not applied:
             return
         for level, book in net.books.items():
             tally = {name: seen[f"{level}/{name}"] for name in ("uses", "sums", "offers", "offered")}
