@@ -5,6 +5,7 @@ the CPU's but for the paths that depend on the device: fused attention, grouped 
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from tests.parity import problems
 from tests.vision import parity as vision
 
 ROOT = Path(__file__).parents[2]
+HERE = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+"""The environment of a process without the GPU."""
 PROBLEMS = (*problems.PROBLEMS, *problems.ADAPTED, *(f"vision_{name}" for name in vision.PROBLEMS))
 LIMITS = {"norms": 1e-6, "weights": 5e-7}
 """Relative difference of a gradient norm and largest difference of a weight after two steps: 2e-7 and 1.3e-7
@@ -137,3 +140,43 @@ def test_steps_on_the_gpu_are_those_on_the_cpu(steps, problem):
         assert found[name] <= limit
     if problem not in MADE:
         assert found["waits"].keys() | found["bf16"].keys() <= (set() if problem in FREE else WAITS.keys())
+
+
+@pytest.fixture(scope="module")
+def runs(there, code_shards, tmp_path_factory):
+    """-> (folder with the runs cpu and gpu of one recipe, the waits of the latter's steps)"""
+    root = tmp_path_factory.mktemp("runs")
+    keys = {
+        "data.shards": code_shards, "run.steps": 6, "run.log_every": 1, "run.eval_every": 3,
+        "run.save_every": 3, "run.eval_rows": 8, "parallel.precision": "fp32", "parallel.compile": "off",
+    }  # fmt: skip
+    asked = ["train", "pretrain/gpt2_tiny", *(f"{key}={value}" for key, value in keys.items())]
+    run(HERE, "llmkit", *asked, f"out={root / 'cpu'}", "--device", "cpu")
+    lines = run(there, "tests.gpu.cli", *asked, f"out={root / 'gpu'}", "--device", "gpu")
+    return root, json.loads(lines[-1])
+
+
+def test_a_run_on_the_gpu_is_the_one_on_the_cpu(runs):
+    root, _ = runs
+    cpu, gpu = (
+        [json.loads(line) for line in (root / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("cpu", "gpu")
+    )
+    for name in ("loss", "grad_norm", "heldout/loss"):
+        expected = [line[name] for line in cpu if name in line]
+        assert len(expected) >= 2
+        assert [line[name] for line in gpu if name in line] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_steps_of_a_run_wait_for_nothing(runs):
+    """But the first, which makes the optimiser's state, and those with an evaluation."""
+    _, waits = runs
+    assert [step for step, made in waits.items() if made] == ["1", "3", "6"]
+    assert waits.keys() == set("123456")
+
+
+def test_what_is_written_on_the_gpu_is_what_is_written_on_the_cpu(there, runs):
+    root, _ = runs
+    asked = ["generate", str(root / "gpu"), "--prompt", "import", "--max-tokens", "24", "--seed", "3", "--device"]
+    on_cpu = run(HERE, "llmkit", *asked, "cpu")
+    assert "\n".join(on_cpu) in "\n".join(run(there, "tests.gpu.cli", *asked, "gpu"))
