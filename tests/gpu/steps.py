@@ -1,4 +1,4 @@
-"""Two steps of every problem of the parity tests on the pretended GPU and on the CPU, compared.
+"""Two steps of the parity tests' problems, and of more nets, on the pretended GPU and on the CPU, compared.
 
 python -m tests.gpu.steps [NAME ...]     one line of JSON for each problem
 
@@ -12,22 +12,55 @@ error     what stopped it; the others are missing then
 import json
 import sys
 import traceback
+from dataclasses import replace
 
 import torch
 
-from llmkit import dist
+from llmkit import dist, registry
 from llmkit.engine import loop
 from llmkit.engine.backend_ddp import Ddp
 from llmkit.engine.guard import Guard
 from llmkit.engine.recipe import Parallel
+from llmkit.models.heads import build
 from tests.gpu import device
 from tests.parity import cases, problems
 from tests.vision import parity as vision
 
 STEPS = 2
+
+
+def shaped(of: str, name: str, **shape) -> problems.Problem:
+    """Problem `of` on another net of two layers."""
+    size = {
+        "width": 16,
+        "layers": 2,
+        "heads": 2,
+        "vocab_size": problems.VOCABULARY,
+        "context": problems.LENGTH,
+    }
+    settings = registry.find("model", name).Settings(**size, **shape)
+
+    def nets(objective):
+        with torch.device("meta"):
+            return objective.build(lambda head="lm": build(settings, head))
+
+    return replace(problems.PROBLEMS[of], nets=nets, optim=problems.PROBLEMS["span"].optim)
+
+
+SCALING = {"kind": "yarn", "factor": 2.0, "original": 6}
+SHAPES = {
+    "gpt2": shaped("causal", "decoder", positions="learned", norm="layer", mlp="gelu", bias=True),
+    "sinusoids": shaped("causal", "decoder", positions="sinusoidal", dropout=0.1, recompute="full"),
+    "window": shaped("causal", "decoder", window=3, qk_norm=True, attention_cap=5.0, logit_cap=5.0),
+    "yarn": shaped("causal", "decoder", rope_scaling=SCALING, mup_width=8, recompute="selective", tie=False),
+    "bert": shaped("masked", "encoder", style="bert"),
+    "bart": shaped("denoise", "encdec", style="bart"),
+    "transformer": shaped("denoise", "encdec", style="transformer"),
+}
 PROBLEMS = {
     **problems.PROBLEMS,
     **problems.ADAPTED,
+    **SHAPES,
     **{f"vision_{name}": problem for name, problem in vision.PROBLEMS.items()},
 }
 

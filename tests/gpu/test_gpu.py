@@ -13,14 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu import device
-from tests.parity import problems
-from tests.vision import parity as vision
+from tests.gpu import device, steps
 
 ROOT = Path(__file__).parents[2]
 HERE = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 """The environment of a process without the GPU."""
-PROBLEMS = (*problems.PROBLEMS, *problems.ADAPTED, *(f"vision_{name}" for name in vision.PROBLEMS))
 LIMITS = {"norms": 1e-6, "weights": 5e-7}
 """Relative difference of a gradient norm and largest difference of a weight after two steps: 2e-7 and 1.3e-7
 were seen."""
@@ -62,7 +59,8 @@ MADE = ("two_denominators", "penalised_gan", "clamped_gan", "rollouts")
 """The tests' own objectives, which read what they like."""
 
 pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, device.COMPILERS)), reason="no C++ compiler, with which torch is shown a GPU"
+    sys.platform != "linux" or not any(map(shutil.which, device.COMPILERS)),
+    reason="torch is shown a GPU by LD_PRELOAD of what a C++ compiler makes",
 )
 
 
@@ -127,14 +125,16 @@ def test_what_makes_the_host_wait_is_counted(scenes, scene, waits):
 
 
 @pytest.fixture(scope="module")
-def steps(there):
-    found = map(json.loads, run(there, "tests.gpu.steps", *PROBLEMS))
+def taken(there):
+    """What tests.gpu.steps says of each problem."""
+    found = map(json.loads, run(there, "tests.gpu.steps"))
     return {line.pop("problem"): line for line in found}
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_steps_on_the_gpu_are_those_on_the_cpu(steps, problem):
-    found = steps[problem]
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", steps.PROBLEMS)
+def test_steps_on_the_gpu_are_those_on_the_cpu(taken, problem):
+    found = taken[problem]
     assert "error" not in found, found["error"]
     for name, limit in LIMITS.items():
         assert found[name] <= limit
@@ -156,6 +156,7 @@ def runs(there, code_shards, tmp_path_factory):
     return root, json.loads(lines[-1])
 
 
+@pytest.mark.slow
 def test_a_run_on_the_gpu_is_the_one_on_the_cpu(runs):
     root, _ = runs
     cpu, gpu = (
@@ -168,6 +169,7 @@ def test_a_run_on_the_gpu_is_the_one_on_the_cpu(runs):
         assert [line[name] for line in gpu if name in line] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_steps_of_a_run_wait_for_nothing(runs):
     """But the first, which makes the optimiser's state, and those with an evaluation."""
     _, waits = runs
@@ -175,8 +177,19 @@ def test_the_steps_of_a_run_wait_for_nothing(runs):
     assert waits.keys() == set("123456")
 
 
+@pytest.mark.slow
 def test_what_is_written_on_the_gpu_is_what_is_written_on_the_cpu(there, runs):
     root, _ = runs
-    asked = ["generate", str(root / "gpu"), "--prompt", "import", "--max-tokens", "24", "--seed", "3", "--device"]
+    asked = [
+        "generate",
+        str(root / "gpu"),
+        "--prompt",
+        "import",
+        "--max-tokens",
+        "24",
+        "--seed",
+        "3",
+        "--device",
+    ]
     on_cpu = run(HERE, "llmkit", *asked, "cpu")
     assert "\n".join(on_cpu) in "\n".join(run(there, "tests.gpu.cli", *asked, "gpu"))
