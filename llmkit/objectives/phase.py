@@ -105,8 +105,8 @@ class Objective:
     def after(self, phase: Phase, seen: Numbers, applied: torch.Tensor) -> None:
         """Controllers. `seen` is summed over micro-batches and ranks; this costs an all-reduce an update.
 
-        Beside the sums stands `grad_norm`, of the whole gradient before it was clipped. All are tensors, and so
-        is `applied`, true or false: whoever reads one waits for the device.
+        Beside the sums stands `grad_norm`, of the whole gradient before it was clipped. All are tensors, and
+        so is `applied`, true or false: whoever reads one waits for the device.
         """
 
     @property
