@@ -49,7 +49,7 @@ def environment(folder: Path) -> dict[str, str]:
         **os.environ,
         "LD_PRELOAD": str(library),
         "LD_LIBRARY_PATH": f"{root}/lib",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
 
 
