@@ -4,10 +4,11 @@
     python -m bench.gpu_kernels [--only 1B]
 
 The training graphs of one layer of each net, in bf16 at the shapes of bench/gpu.py and of the recipes, go
-through Inductor and Triton to machine code of sm_90. A layer of each side, and the loss behind a decoder, make
-two graphs, forward and backward; more would be a graph break. Of FlexAttention's kernels it says what they take:
-KiB of shared memory a block, of which an H200 gives 227; registers a thread, of which there are 255; bytes that
-a thread spills. An H200's properties are from NVIDIA's CUDA C++ Programming Guide and its data sheet.
+through Inductor and Triton to machine code of sm_90. A layer of each side, and the loss behind a decoder,
+make two graphs, forward and backward; more would be a graph break. Of FlexAttention's kernels it says what
+they take: KiB of shared memory a block, of which an H200 gives 227; registers a thread, of which there are
+255; bytes that a thread spills. An H200's properties are from NVIDIA's CUDA C++ Programming Guide and its
+data sheet.
 """
 
 import argparse
