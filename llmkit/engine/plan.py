@@ -1,7 +1,7 @@
 """What a run will need, before it starts: the run's own nets and loss, traced on tensors that hold no memory.
 
-    recipe ─► nets and one micro-batch as fake tensors ─► forward, backward: bytes alive, FLOPs  (live.py)
-           ─► what the backend keeps beside them: masters, moments, buckets                  (memory.py)
+    recipe ─► nets and one micro-batch as fake tensors ─► forward, backward: bytes alive, FLOPs  (trace.py)
+           ─► what the backend keeps beside them: masters, moments, buckets                   (memory.py)
            ─► largest of: backward, optimiser step
 
 Nothing is fitted: activations are counted operator by operator, what DeepSpeed allocates was read in its
@@ -10,21 +10,17 @@ bench/planner_error.py compares with bytes counted in real runs.
 """
 
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llmkit import registry
-from llmkit.engine import adapt, optim
-from llmkit.engine.known import Known
-from llmkit.engine.live import Live
-from llmkit.engine.memory import Layout, Net, Traced, memory
+from llmkit.engine.memory import Layout, Traced, memory
 from llmkit.engine.recipe import TrainRecipe
+from llmkit.engine.trace import trace
 from llmkit.errors import ConfigError, LlmkitError
 from llmkit.models import adapter, size
 from llmkit.models.crossentropy import IGNORED
-from llmkit.models.heads import build
 
 DEVICES = {
     "h200": ("NVIDIA H200", 140e9),
@@ -41,154 +37,6 @@ DEVICES = {
 
 FILL = 0.9
 """Share of a device that a proposal may fill: the rest is for workspaces and fragmentation."""
-
-
-def trace(recipe: TrainRecipe, batch: dict[str, Any], bf16: bool) -> Traced:
-    """Run forward and backward of every phase on fake tensors."""
-    objective = registry.find("objective", recipe.objective.name)(recipe.objective)
-    nets: dict[str, Net] = {}
-    flops = 0.0
-    for phase in objective.phases:
-        found = _run(recipe, objective, phase, batch, bf16, release=False)
-        bare = _run(recipe, objective, phase, batch, bf16, release=True)
-        (first, later), (least,) = found.peaks, bare.peaks
-        net = Net(**found.net, first=first, later=later, bare=least, logits=found.logits)
-        nets[phase.net] = max(net, nets.get(phase.net, net), key=lambda each: each.first)
-        flops += found.flops * phase.updates / phase.every
-    return Traced(tuple(nets.values()), found.frozen, flops)
-
-
-@torch.no_grad()
-def _prepared(objective, nets, net, batch):
-    """The micro-batch with what a reference says of it, which the loss of preferences reads."""
-    if objective.column:
-        batch = {**batch, objective.column: objective.cell(net, batch)}
-    return objective.prepare([batch], nets, lambda sums: sums, 0)[0] if "tokens" in batch else batch
-
-
-class Run(NamedTuple):
-    """Forward and backward of a phase."""
-
-    peaks: list[int]
-    """Bytes beyond weights and batch: of a first micro-batch, of one that finds gradients already there."""
-    logits: int
-    flops: float
-    """Of one micro-batch."""
-    frozen: int
-    """Bytes of nets that no phase trains."""
-    net: dict[str, int]
-    """What is known of the trained one without a batch."""
-
-
-def _run(recipe, objective, phase, batch, bf16, release) -> Run:
-    """`release`: one micro-batch, whose gradients go as soon as they are there; else two."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-
-    def make(head="lm", net="", outputs=None, **changes):
-        return build(recipe.model.model_copy(update=changes), head, outputs)
-
-    if recipe.adapter:  # peft moves what it makes, which fake tensors do not bear
-        with torch.device("meta"):
-            nets = adapt.put_on(objective.build(make), objective, recipe.adapter)
-    with mode:
-        if recipe.adapter:
-            for each in nets.values():
-                _materialise(each)
-        else:
-            nets = objective.build(make)
-        net, settings = nets[phase.net], recipe.optim.of(phase.net)
-        for other in nets.values():
-            if other is not net:
-                other.requires_grad_(False)
-            other.train()
-        facts = _optimizer_facts(net, settings)
-        learning = {each.net for each in objective.phases}
-        if recipe.parallel.weights == "bf16":
-            for name in learning:
-                _materialise(nets[name], torch.bfloat16)
-            bf16 = False  # no autocast beside it
-        live = Live(
-            (p for each in nets.values() for p in each.parameters()), getattr(recipe.model, "vocab_size", 0)
-        )
-        known, fake = Known(mode), dict(batch)
-        for key, value in batch.items():
-            if torch.is_tensor(value):
-                fake[key] = mode.from_tensor(value)
-                known.tell(fake[key], value)
-        with known:
-            fake = _prepared(objective, nets, net, fake)
-        for value in fake.values():
-            if torch.is_tensor(value):
-                live.add(value)
-        base, peaks, logits = live.now, [], 0
-        if release:
-            for p in net.parameters():
-                if p.requires_grad:
-                    p.register_post_accumulate_grad_hook(_drop)
-        with known, live:
-            for _ in range(1 if release else 2):
-                live.peak = live.now
-                total = {key: torch.ones(()) for key in objective.count(phase, fake)}
-                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                    share, _seen = objective.loss(phase, nets, fake, total)
-                share.backward()
-                del share, _seen
-                peaks.append(live.peak - base)
-                logits = logits or live.peak_logits
-        trained = [p for p in net.parameters() if p.requires_grad]
-        facts |= {
-            "trained": sum(map(_bytes, trained)),
-            "borrowed": sum(_bytes(p) for p in net.parameters() if not p.requires_grad),
-        }
-        frozen = sum(_bytes(p) for name in nets.keys() - learning for p in nets[name].parameters())
-    return Run(peaks, logits, live.flops / len(peaks), frozen, facts)
-
-
-def _optimizer_facts(net: torch.nn.Module, settings) -> dict[str, int]:
-    """What does not depend on the precision of the weights: masters and moments are fp32."""
-    optimizer = optim.build(net, settings)
-    params = [(p, group) for group in optimizer.param_groups for p in group["params"]]
-    states = [optimizer.fresh(p, group) for p, group in params]
-    return {
-        "numel": sum(p.numel() for p, _ in params),
-        "largest": max(p.numel() for p, _ in params),
-        "moments": sum(_bytes(v) for state in states for kind, v in state.items() if kind != "step"),
-        "step": _step_bytes(settings.name, optimizer),
-    }
-
-
-def _materialise(net: torch.nn.Module, dtype: torch.dtype | None = None) -> None:
-    """Put fake tensors, of `dtype` or each of its own, in the place of parameters."""
-    for name, p in list(net.named_parameters()):
-        owner, _, leaf = name.rpartition(".")
-        fake = torch.nn.Parameter(torch.empty(p.shape, dtype=dtype or p.dtype), requires_grad=p.requires_grad)
-        setattr(net.get_submodule(owner), leaf, fake)
-
-
-def _drop(p: torch.Tensor) -> None:
-    p.grad = None
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def _step_bytes(name: str, optimizer) -> int:
-    """What a step makes on the way: AdamW's kernel nothing, others copies of what they handle at a time."""
-    groups = [[_bytes(p) for p in group["params"]] for group in optimizer.param_groups]
-    largest = max(max(group) for group in groups)
-    hidden = [
-        _bytes(p) for group in optimizer.param_groups if group["rule"] == "muon" for p in group["params"]
-    ]
-    return {
-        "lion": max(map(sum, groups)),
-        "adamw_rms": 2 * largest,
-        "adafactor": largest,
-        "muon": 7 * max(hidden, default=0),
-    }.get(name, 0)
-
-
-# ---- a recipe ----------------------------------------------------------------------------------------------
 
 
 def complete(recipe: TrainRecipe) -> tuple[TrainRecipe, Any]:
