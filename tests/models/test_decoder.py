@@ -1,6 +1,7 @@
 """The decoder: packing, loss, recomputation, compilation, and what its settings refuse."""
 
 import logging
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -219,6 +220,30 @@ def saved_bytes(recompute):
 
 def test_full_recomputation_keeps_the_least():
     assert saved_bytes("full") < saved_bytes("none") / 3
+
+
+class Products(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts products of matrices: of all tokens, and of groups of them with an expert each."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op in (torch.ops.aten.mm.default, torch.ops.aten._grouped_mm.default):
+            self.seen[str(op)] += 1
+        return op(*args, **(kwargs or {}))
+
+
+def test_selective_recomputation_makes_no_product_again_and_full_all():
+    seen = {}
+    for kind in ("none", "selective", "full"):
+        net = random_net(recompute=kind, experts=4, mlp_dim=32)
+        with Products() as products, torch.autocast("cpu", torch.bfloat16):
+            net.nll(*packed_batch()).sum().backward()
+        seen[kind] = products.seen
+    assert len(seen["none"]) == 2
+    assert seen["selective"] == seen["none"] < seen["full"]
 
 
 @pytest.mark.slow
