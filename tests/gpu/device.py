@@ -12,6 +12,7 @@ torch has to find the hooks of device.cpp when it starts: `environment` is that 
 `pretend` then deceives torch.cuda too.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -251,10 +252,16 @@ def synchronize(device=None) -> None:
         Gpu.current.waits[f"synchronize @ {_asker()}"] += 1
 
 
+def _no_grad(mode: bool = True):
+    """torch.inference_mode: in the real one operations arrive in other pieces, and wrappers have no views."""
+    return torch.no_grad() if mode else contextlib.nullcontext()
+
+
 def pretend() -> None:
     """Tell torch's Python side that the GPU is there."""
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(x, device="cuda") makes x here, then moves it
     torch.__future__.set_swap_module_params_on_conversion(True)  # net.to(device) swaps whole tensors
+    torch.inference_mode = _no_grad
     torch.Tensor.pin_memory = lambda tensor, *device: tensor
     answers = {
         "_lazy_init": None, "is_available": True, "device_count": 1, "current_device": 0, "set_device": None,
