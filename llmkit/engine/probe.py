@@ -12,7 +12,7 @@ from llmkit import dist
 from llmkit.engine import optim
 from llmkit.engine.recipe import Optim, Parallel
 from llmkit.errors import ConfigError
-from llmkit.models.blocks import initialise
+from llmkit.models.blocks import fill_normal, initialise
 from llmkit.objectives.phase import Objective, Phase, keyed
 
 LIMIT = 1e-3
@@ -32,10 +32,10 @@ class _Net(nn.Module):
         self.stack = nn.Parameter(torch.empty(3, 4, 5))
         self.bias = nn.Parameter(torch.empty(7))
 
+    @torch.no_grad()
     def init_param(self, name: str, p: nn.Parameter, generator: torch.Generator) -> None:
-        nn.init.normal_(p, generator=generator)
-        with torch.no_grad():
-            p.copy_(p.bfloat16())
+        fill_normal(p, 1.0, generator)
+        p.copy_(p.bfloat16())
 
     def forward(self, gradients: dict[str, torch.Tensor], here: float) -> torch.Tensor:
         return here * torch.stack([(p * gradients[n]).sum() for n, p in self.named_parameters()]).sum()
@@ -88,7 +88,7 @@ def departure(backend: type, settings: Optim, parallel: Parallel) -> float:
             engine.begin(phase, step, 1.0)
             engine.micro(phase, _gradients(shapes, step, engine.device), {}, last=True)
             engine.step(phase)
-        before, expected = _alone(settings)
+        before, expected = _alone(settings, engine.device)
         squares = torch.zeros(2, dtype=torch.float64)
         for name, _, start, views in engine.pieces("model", writing=True):
             part = slice(start, start + len(next(iter(views.values()))))
@@ -102,14 +102,18 @@ def departure(backend: type, settings: Optim, parallel: Parallel) -> float:
         engine.close()
 
 
-def _alone(settings: Optim) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The weights before and after the same steps, in fp32 on the CPU."""
-    net = initialise(_net(), 0)
-    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+def _alone(settings: Optim, device: torch.device) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The weights before and after the same steps in fp32, on `device`: Muon's products are bf16 on a GPU."""
+    net = initialise(_net(), 0).to(device)
+    before = _weights(net)
     optimizer = optim.build(net, settings)
     for step in range(STEPS):
-        for name, gradient in _gradients(net, step, torch.device("cpu")).items():
+        for name, gradient in _gradients(net, step, device).items():
             net.get_parameter(name).grad = gradient
         nn.utils.clip_grad_norm_(net.parameters(), settings.clip or float("inf"))
         optimizer.step()
-    return before, {name: p.detach() for name, p in net.named_parameters()}
+    return before, _weights(net)
+
+
+def _weights(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().cpu().clone() for name, p in net.named_parameters()}

@@ -127,7 +127,7 @@ def rms(p: Tensor, parts: list[Part], cut: Cut) -> Tensor:
     """The root mean square of each parameter that has a part in `p`, over all its elements."""
     flat = p.view(-1)
     squares = torch.stack([flat.narrow(0, part.offset, part.numel).square().sum() for part in parts])
-    counts = torch.tensor([part.shape.numel() for part in parts], device=p.device)
+    counts = torch.tensor([part.shape.numel() for part in parts]).to(p.device, non_blocking=True)
     return (cut.total(squares) / counts).sqrt()
 
 

@@ -1,4 +1,4 @@
-"""Two steps of the parity tests' problems, and of more nets, on the pretended GPU and on the CPU, compared.
+"""Two steps of many problems on the pretended GPU and on the CPU, compared.
 
 python -m tests.gpu.steps [NAME ...]     one line of JSON for each problem
 
@@ -17,10 +17,10 @@ from dataclasses import replace
 import torch
 
 from llmkit import dist, registry
-from llmkit.engine import loop
+from llmkit.engine import loop, probe
 from llmkit.engine.backend_ddp import Ddp
 from llmkit.engine.guard import Guard
-from llmkit.engine.recipe import Parallel
+from llmkit.engine.recipe import Optim, Parallel
 from llmkit.models.heads import build
 from tests.gpu import device
 from tests.parity import cases, problems
@@ -57,10 +57,15 @@ SHAPES = {
     "bart": shaped("denoise", "encdec", style="bart"),
     "transformer": shaped("denoise", "encdec", style="transformer"),
 }
+OPTIMISERS = {
+    name: replace(problems.PROBLEMS["causal"], optim=Optim(name=name, lr=1e-3, clip=1.0, ema=0.9))
+    for name in ("adafactor", "adamw_rms", "lion", "muon", "sgd")
+}
 PROBLEMS = {
     **problems.PROBLEMS,
     **problems.ADAPTED,
     **SHAPES,
+    **OPTIMISERS,
     **{f"vision_{name}": problem for name, problem in vision.PROBLEMS.items()},
 }
 
@@ -92,6 +97,7 @@ def train(problem: problems.Problem, where: str, precision: str) -> tuple[Ddp, W
     objective = problem.objective()
     optims = {phase.net: problem.optim for phase in objective.phases}
     settings = Parallel(backend="ddp", precision=precision, compile="off")
+    probe.check(Ddp, problem.optim, settings)
     engine = Ddp(objective, problem.nets(objective), optims, settings, problems.SEED)
     data, watch = cases.Data(problem, objective, 0, 1, 1), Watch(engine)
     loop.train(STEPS, lambda step: 1.0, objective, engine, data, watch, watch, watch, Guard(1), watch)

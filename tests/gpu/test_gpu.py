@@ -21,6 +21,8 @@ HERE = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 LIMITS = {"norms": 1e-6, "weights": 5e-7}
 """Relative difference of a gradient norm and largest difference of a weight after two steps: 2e-7 and 1.3e-7
 were seen."""
+MUON = {"norms": 1e-4, "weights": 1e-3}
+"""Those of Muon, whose products are bf16 on a GPU: 1.3e-5 and 2.3e-4 were seen."""
 
 READ = "_local_scalar_dense @ {}"
 IN_TRAINING = ("engine/loop.py:take_update", "objectives/text/causal.py:Causal.loss")
@@ -40,6 +42,8 @@ WAITS = {
     READ.format("objectives/tune/kto.py:Kto.after"): HOST,
     READ.format("objectives/vision/gan.py:GanObjective.after"): HOST,
     READ.format("objectives/vision/vq.py:VqObjective.after"): HOST,
+    READ.format("engine/optim.py:Optimizer.step"): "all rules but AdamW's ask whether the gradient is finite",
+    READ.format("engine/rules.py:adafactor"): "torch's own reads norms",
     "_to_copy @ models/experts.py:_one_by_one": "in fp32 each expert has a product of its own",
 }
 """Where the host waits for the device in a step, and why."""
@@ -136,7 +140,7 @@ def taken(there):
 def test_steps_on_the_gpu_are_those_on_the_cpu(taken, problem):
     found = taken[problem]
     assert "error" not in found, found["error"]
-    for name, limit in LIMITS.items():
+    for name, limit in (MUON if problem == "muon" else LIMITS).items():
         assert found[name] <= limit
     if problem not in MADE:
         assert found["waits"].keys() | found["bf16"].keys() <= (set() if problem in FREE else WAITS.keys())
