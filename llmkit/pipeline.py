@@ -53,10 +53,11 @@ def run(name: str, assignments: dict[str, Any], options: verbs.Options) -> Path:
         gpu = step.gpu if options.device == "gpu" else {}
         values = {key: _fill(value, places, step.name) for key, value in {**step.set, **gpu}.items()}
         recipe = values.pop("recipe", step.recipe) or {}
+        tree = config.override(verbs.read(step.verb, recipe), values)  # what `quick` may still make small
         folder = out / step.name
         after = f"{time.monotonic() - begun:.0f} s"
         say(f"[{number}/{len(pipeline.stages)}] {step.name}: {step.verb} {recipe or ''}  ({after})")
-        facts = verbs.perform(step.verb, recipe, {**values, **asked[step.name], "out": str(folder)}, options)
+        facts = verbs.perform(step.verb, tree, {**asked[step.name], "out": str(folder)}, options)
         places[f"{step.name}.out"] = str(folder)
         row = {"name": step.name, "verb": step.verb, "out": str(folder)}
         rows.append({**row, **{key: facts.get(key) for key in ("seconds", "status", "result")}})

@@ -51,7 +51,7 @@ def perform(verb: str, recipe: str | dict, assignments: dict[str, Any], options:
     model = load(work.settings)
     if "device" in model.model_fields and options.device != "auto":
         assignments = {"device": options.device, **assignments}
-    settings, out = _settings(model, recipe, assignments, options, work.folder)
+    settings, out = _settings(model, verb, recipe, assignments, options)
     inputs = (
         settings.inputs()
         if hasattr(settings, "inputs")
@@ -62,11 +62,17 @@ def perform(verb: str, recipe: str | dict, assignments: dict[str, Any], options:
     )
 
 
+def read(verb: str, recipe: str | dict) -> dict[str, Any]:
+    """The mapping that a recipe of `verb` is, given as itself, a path or a name."""
+    folder = STAGES[verb].folder if verb in STAGES else "recipes"
+    return dict(recipe) if isinstance(recipe, dict) else config.read(recipe, folder)
+
+
 def train(recipe: str | dict, assignments: dict[str, Any], options: Options) -> dict[str, Any]:
     """Train a recipe, here or, on several ranks, under a supervised launcher -> the run's manifest."""
     from llmkit.engine.recipe import TrainRecipe
 
-    settings, out = _settings(TrainRecipe, recipe, assignments, options, "recipes")
+    settings, out = _settings(TrainRecipe, "train", recipe, assignments, options)
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"out": str(out)})})
     from llmkit.cluster import place, supervise
 
@@ -83,10 +89,9 @@ def train(recipe: str | dict, assignments: dict[str, Any], options: Options) -> 
     return run(settings, options.device, options.fresh, met)
 
 
-def _settings(model: type[Section], recipe, assignments, options: Options, folder: str) -> tuple[Any, Path]:
+def _settings(model: type[Section], verb: str, recipe, assignments, options: Options) -> tuple[Any, Path]:
     """The validated settings, and the output directory: `out=`, else the recipe's, else runs/<its name>."""
-    tree = dict(recipe) if isinstance(recipe, dict) else config.read(recipe, folder)
-    assignments = dict(assignments)
+    tree, assignments = read(verb, recipe), dict(assignments)
     name = model.__name__.lower() if isinstance(recipe, dict) else Path(recipe).stem
     inside = tree.get("run") if isinstance(tree.get("run"), dict) else {}
     out = (

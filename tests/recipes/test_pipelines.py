@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from llmkit import config, verbs
+from llmkit.engine.recipe import TrainRecipe
 from llmkit.eval.compare import compare
+from llmkit.pipeline import Pipeline
 
+PIPELINES = Path(__file__).parents[2] / "recipes/pipeline"
 REPORT = {
     "data": ["heldout"],
     "pretrain": ["bits_per_byte", "baseline", "tokens_per_second", "export"],
@@ -101,6 +105,25 @@ def test_your_own_three_files_become_a_model(tmp_path):
     report = json.loads((tmp_path / "runs/own/report.json").read_text())
     assert report["pretrain"]["bits_per_byte"] > 0
     assert (tmp_path / "runs/own/export/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("file", sorted(PIPELINES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_quick_makes_every_run_of_a_pipeline_small(file):
+    """What a pipeline says of a stage is its recipe's; only what is asked for on the command line stays."""
+    pipeline = config.load(Pipeline, str(file), folder="recipes/pipeline")
+    for step in pipeline.stages:
+        if step.verb == "train":
+            tree = config.override(verbs.read("train", step.recipe), step.set)
+            made = config.resolve(TrainRecipe, tree, {"run.log_every": 7}, quick=True)
+            assert (made.run.steps, made.run.log_every) == (20, 7)
+
+
+@pytest.mark.parametrize("name", ["spam", "instructgpt"])
+def test_a_smoke_run_reaches_the_report(tmp_path, name):
+    done = llmkit(tmp_path, "run", name, "--quick", "out=runs/p")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "20 steps of" in done.stdout
+    assert (tmp_path / "runs/p/report.html").exists()
 
 
 def test_a_tagger_and_its_twin_from_nothing_are_measured_on_the_same_sentences(tmp_path):
