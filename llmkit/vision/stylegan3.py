@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from llmkit.models.blocks import fill_normal
 from llmkit.registry import register
@@ -84,16 +85,23 @@ def lowpass(taps: int, cutoff: float, width: float, rate: float) -> tuple[float,
     return tuple((h / h.sum()).tolist())
 
 
+def _taps(filter_: tuple[float, ...], like: Tensor) -> Tensor:
+    """The filter where `like` is, copied there once; a plan's tensors are of no use to anybody else."""
+    make = _kept.__wrapped__ if isinstance(like, FakeTensor) else _kept
+    return make(filter_, like.device, like.dtype)
+
+
 @functools.lru_cache(maxsize=256)
-def _taps(filter_: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.tensor(filter_, device=device, dtype=dtype)
+def _kept(filter_: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # else training could not use what sampling has made
+        return torch.tensor(filter_, device=device, dtype=dtype)
 
 
 def filtered(
     x: Tensor, filter_: tuple[float, ...], up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)
 ) -> Tensor:
     """`stylegan.upfirdn` by a symmetric filter of its own for each axis; a negative pad cuts."""
-    taps = _taps(filter_, x.device, x.dtype)
+    taps = _taps(filter_, x)
     for axis in (3, 2):
         if up > 1:
             x = F.pad(x.unsqueeze(axis + 1), (0, 0) * (3 - axis) + (0, up - 1)).flatten(axis, axis + 1)

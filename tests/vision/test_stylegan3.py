@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.signal import firwin
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
 from llmkit.errors import ConfigError
@@ -28,6 +29,18 @@ def generator(**changes) -> Generator:
 def test_a_filter_is_the_one_that_scipy_designs(asked):
     taps, cutoff, width, rate = asked
     assert lowpass(*asked) == pytest.approx(firwin(taps, cutoff, width=width, fs=rate), abs=1e-12)
+
+
+@pytest.mark.parametrize("before", [FakeTensorMode, torch.inference_mode])
+def test_a_filter_that_a_plan_or_sampling_used_first_serves_training(before):
+    stylegan3._kept.cache_clear()
+    taps = lowpass(6, 2.0, 3.0, 16.0)
+    with before():
+        filtered(torch.ones(1, 1, 8, 8), taps)
+    x = torch.ones(1, 1, 8, 8, requires_grad=True)
+    filtered(x, taps).sum().backward()
+    assert type(x.grad) is torch.Tensor
+    assert float(x.grad.sum()) > 0
 
 
 @pytest.mark.parametrize(("up", "down", "pad"), [(2, 1, (3, 2)), (1, 2, (2, 3)), (2, 2, (-1, 4))])
